@@ -1,0 +1,43 @@
+"""What bad input gets: one sentence, and exit code 2 from every script."""
+
+import functools
+import sys
+
+
+class InputError(ValueError):
+    """A value from the caller that cannot be used; the message says what is wrong and how to mend it."""
+
+
+class NotFound(FileNotFoundError):
+    """A file that is not there: an image, a checkpoint, or weights that are neither cached nor reachable."""
+
+
+def main_guard(main):
+    """Wraps a script's `main`: bad input prints its sentence and exits with code 2, Ctrl-C with 130.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except (InputError, NotFound) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return guarded
+
+
+def nearest(wrong: str, known) -> str:
+    """'did you mean …' for a misspelt name, followed by all the known ones."""
+    import difflib
+
+    known = sorted(known)
+    lowered = {name.lower(): name for name in known}
+    close = [lowered[name] for name in difflib.get_close_matches(wrong.lower(), lowered, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}"
