@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proxyclip.attention import attend
 from proxyclip.images import normalise
+from proxyclip.linear import linear
 from proxyclip.weights import fingerprint
 
 
@@ -83,7 +85,7 @@ class DenseCLIP(nn.Module):
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
         width = weight.shape[1]
         patches = block.ln_1(self.before_last_block(images)[:, 1:])  # (B, h * w, D)
-        values = F.linear(patches, weight[2 * width :], bias[2 * width :])  # (B, h * w, D)
+        values = linear(patches, weight[2 * width :], bias[2 * width :])  # (B, h * w, D)
         return values.mT.unflatten(2, self.grid(images))  # (B, D, h, w)
 
     def project(self, mixed: Tensor) -> Tensor:
@@ -92,7 +94,8 @@ class DenseCLIP(nn.Module):
         The last block's output projection, the final norm and projection: no residual and no MLP (ProxyCLIP, §3.2).
         """
         visual = self.visual
-        return visual.ln_post(visual.transformer.resblocks[-1].attn.out_proj(mixed)) @ visual.proj
+        out = visual.transformer.resblocks[-1].attn.out_proj
+        return linear(visual.ln_post(linear(mixed, out.weight, out.bias)), visual.proj.T)
 
     def vanilla(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, E, h, w): the patch tokens of the unchanged CLIP, not normalised."""
@@ -123,10 +126,10 @@ class DenseCLIP(nn.Module):
 
 def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
     """One pre-norm transformer block, (B, T, D) -> (B, T, D), without ever holding a (T, T) attention matrix."""
-    attention = block.attn
-    heads = (3, attention.num_heads, -1)
-    mixed = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)  # (B, T, 3 D)
-    query, key, value = mixed.unflatten(-1, heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
-    tokens = tokens + block.ls_1(attention.out_proj(mixed))
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    layer, mlp = block.attn, block.mlp
+    projected = linear(block.ln_1(tokens), layer.in_proj_weight, layer.in_proj_bias)  # (B, T, 3 D)
+    query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+    mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
+    tokens = tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias))
+    hidden = mlp.gelu(linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
+    return tokens + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias))

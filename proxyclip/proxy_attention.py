@@ -6,6 +6,8 @@ ProxyCLIP (Lan et al., ECCV 2024, arXiv:2408.04883), equations 4-6.
 import torch.nn.functional as F
 from torch import Tensor
 
+from proxyclip.linear import product
+
 
 def proxy_attention(features: Tensor, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     """Who attends to whom: rows are queries, every row sums to one.
@@ -14,8 +16,8 @@ def proxy_attention(features: Tensor, beta: float = 1.2, gamma: float = 3.0) -> 
     dropped where its cosine similarity lies below `beta` times the mean similarity of its own window; that is a hard
     threshold, so it is taken in float32 whatever the features' precision.
     """
-    patches = F.normalize(features.float().flatten(2), dim=1)  # (B, C, N)
-    similarity = patches.mT @ patches  # (B, N, N)
+    patches = F.normalize(features.float().flatten(2).mT, dim=2)  # (B, N, C)
+    similarity = product(patches, patches)  # (B, N, N)
     logits = (similarity - beta * similarity.mean((1, 2), keepdim=True)).mul_(gamma)
     attention = logits.masked_fill(logits < 0, float("-inf"))
     # In a window of almost one colour beta * mean exceeds even a patch's similarity with itself, and a patch without

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from proxyclip.clip import DenseCLIP
 from proxyclip.errors import InputError
+from proxyclip.libraries import import_library
 from proxyclip.weights import cache_folder
 
 PROMPTS_PER_BATCH = 256
@@ -48,8 +49,13 @@ def encode_prompts(clip: DenseCLIP, prompts: list[str]) -> Tensor:
     return torch.cat(encoded)[order.argsort()]  # (P, E)
 
 
+def default_templates() -> tuple[str, ...]:
+    """The 80 prompts that CLIP's authors made for ImageNet, each with a place {} for the name."""
+    return tuple(template("{}") for template in import_library("open_clip").OPENAI_IMAGENET_TEMPLATES)
+
+
 def check_templates(templates) -> tuple[str, ...]:
-    """The templates as a tuple, each with a place {} for the name."""
+    """The templates as a tuple, or InputError where one has no place {} for the name."""
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise InputError("no prompt templates were given; '{}' alone uses the bare names")

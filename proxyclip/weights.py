@@ -33,13 +33,15 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Unsupported")[-1].split("\n")[0] if "Unsupported" in str(error) else ""
+        _, _, found = str(error).partition("Unsupported")
+        what = f" (unsupported{found.splitlines()[0]})" if found else ""
         raise InputError(
-            f"checkpoint {path} is refused: it holds Python objects beside tensors{reason and ' (unsupported' + reason + ')'}; "
+            f"checkpoint {path} is refused: it holds Python objects beside tensors{what}; "
             "loading them could run foreign code. Save its state_dict alone, best as .safetensors"
         ) from None
     except Exception as error:  # every reader has errors of its own for a damaged file
-        raise InputError(f"checkpoint {path} cannot be read ({type(error).__name__}): damaged, or no checkpoint") from error
+        problem = f"cannot be read ({type(error).__name__}): damaged, or no checkpoint"
+        raise InputError(f"checkpoint {path} {problem}") from error
     return unwrap(state, path)
 
 

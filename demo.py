@@ -1,0 +1,109 @@
+"""A photograph and some words in, a picture out.
+
+python demo.py                                                  the bundled photograph; no network needed
+python demo.py photo.jpg --classes "cat; kitten, grass, sky"    commas between classes, "; " between names of one
+python demo.py photo.jpg --classes words.txt --preset vitl14-dino --heatmap grass
+python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import proxyclip
+from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.files import writable_folder
+from proxyclip.images import read_image
+from proxyclip.vocabulary import Vocabulary, class_lines
+
+PHOTOGRAPH = Path(__file__).parent / "docs" / "pavilion.jpg"
+CLASSES = "pavilion; pagoda, sky, tree, water; lake"
+PRESET = "vitb16-dino"
+MODEL_OPTIONS = (
+    *("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "attention", "beta", "gamma"),
+    *("short_side", "crop", "stride", "device", "precision"),
+)
+# Full-size models, so that the run takes as long as a real one; but one prompt a name instead of 80.
+WITHOUT_WEIGHTS = {"clip": "ViT-B-16:random", "vfm": "dino-vitb8:random", "templates": ("a photo of a {}.",)}
+WITHOUT_WEIGHTS_NOTE = "random weights: the colours mean nothing"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", nargs="?", help="an image file (default: the bundled photograph, random weights)")
+    parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt with a class a line')
+    parser.add_argument("--preset", help=f"pair of models (default: {PRESET}); --list shows all")
+    parser.add_argument("--clip", metavar="NAME", help="in place of the preset's, e.g. ViT-B-16:openai")
+    parser.add_argument("--vfm", metavar="NAME", help="in place of the preset's, e.g. dino-vitb8")
+    parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP's weights, instead of a download")
+    parser.add_argument("--checkpoint-vfm", metavar="FILE", help="the VFM's weights, instead of a download")
+    parser.add_argument("--attention", choices=("proxy", "value", "vanilla"), help="default: proxy")
+    parser.add_argument("--threshold", type=float, default=0.0, help="below this probability a pixel is class 0")
+    parser.add_argument("--heatmap", metavar="CLASS", action="append", default=[], help="write its probability map too")
+    for name in ("short-side", "crop", "stride"):
+        parser.add_argument(f"--{name}", type=int, metavar="PIXELS")
+    for name in ("beta", "gamma"):
+        parser.add_argument(f"--{name}", type=float, help="of the proxy attention")
+    parser.add_argument("--device", help="cpu, cuda, mps or auto (default)")
+    parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default)")
+    parser.add_argument("--out", default="out", metavar="DIR", help="where the pictures go (default: out)")
+    parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    return parser.parse_args()
+
+
+def read_classes(given: str) -> list[str]:
+    """The classes of --classes: separated by commas, or one a line of a .txt file."""
+    if not given.endswith(".txt"):
+        return [name.strip() for name in given.split(",")]
+    if not Path(given).is_file():
+        raise NotFound(f"class file {given} does not exist")
+    try:
+        return class_lines(Path(given).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise InputError(f"class file {given} is no UTF-8 text: save it as such, one class a line") from None
+
+
+@main_guard
+def main() -> None:
+    options = arguments()
+    if options.list:
+        proxyclip.presets()
+        return
+    chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
+    note = ""
+    if options.photo is None and not chosen.keys() & {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}:
+        chosen, note = WITHOUT_WEIGHTS | chosen, WITHOUT_WEIGHTS_NOTE
+        print(f"{note}. This run only shows that everything works; name a photo for the real thing (--help).")
+    elif not {"clip", "vfm"} <= chosen.keys():
+        chosen.setdefault("preset", PRESET)
+    if options.photo is not None and options.classes is None:
+        raise InputError('--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"')
+
+    # All that needs no model comes first: a typing mistake shall not cost a download.
+    vocabulary = Vocabulary.parse(read_classes(CLASSES if options.classes is None else options.classes))
+    heatmaps = [vocabulary.classes[vocabulary.index(name)] for name in options.heatmap]
+    photo = Path(options.photo or PHOTOGRAPH)
+    image = read_image(photo)  # (H, W, 3)
+    if not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold is {options.threshold}: it is a probability, from 0 to 1")
+    folder = writable_folder(options.out)
+
+    started = time.perf_counter()
+    model = proxyclip.load(**chosen)
+    loaded = time.perf_counter()
+    result = model.segment(image, vocabulary.classes, threshold=options.threshold, probabilities=heatmaps)
+    finished = time.perf_counter()
+    stem = photo.stem if options.photo else "demo"
+    written = result.save(folder, stem, note)
+
+    height, width = result.labels.shape
+    print(f"{photo.name}: {width}x{height} pixels, {len(vocabulary.classes)} classes")
+    for name, area in sorted(result.areas().items(), key=lambda item: -item[1])[:10]:
+        print(f"  {100 * area:5.1f} %  {name}")
+    print(f"loaded in {loaded - started:.1f} s, segmented in {finished - loaded:.1f} s")
+    for what, file in written.items():
+        print(f"{what}: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Pictures in: reading anything as RGB, the published resize, tensors.
+
+Images are uint8 (H, W, 3) RGB arrays until `to_tensor`, then float32 (3, H, W) in [0, 1].
+"""
+
+import os
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from proxyclip.errors import InputError, NotFound
+
+MAX_PIXELS = 100_000_000  # what an image may decode to, unless the caller allows more
+
+_pillow_limit = threading.Lock()
+
+
+def read_image(source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Any picture as (H, W, 3) uint8 RGB, upright.
+
+    `source` is a path, a PIL image, or a uint8 or uint16 array of shape (H, W), (H, W, 1), (H, W, 2) grey and alpha,
+    (H, W, 3) RGB or (H, W, 4) RGBA. Transparent parts are laid over white, 16 bits are scaled to 8 with rounding, EXIF
+    rotation is applied, and of several frames the first is taken. `max_pixels` is compared with the size in the file's
+    header, before anything is decoded.
+
+    Raises NotFound for a path that does not exist, InputError for everything else that cannot be read.
+    """
+    if isinstance(source, np.ndarray):
+        return rgb_from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return rgb_from_pillow(source, "the given image", max_pixels)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"an image must be a path, a PIL image or an array (H, W, 3), not {type(source).__name__}")
+    path = Path(source)
+    if not path.exists():
+        raise NotFound(f"image {path} does not exist")
+    if path.is_dir():
+        raise InputError(f"image {path} is a folder: name one file in it")
+    try:
+        with without_pillow_limit():
+            image = Image.open(path)
+    except UnidentifiedImageError:
+        raise InputError(f"image {path} is no picture that Pillow can read, or it is damaged") from None
+    except Exception as error:  # for a damaged header each format of Pillow has errors of its own
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"image {path} cannot be opened: {error.strerror}") from None
+        raise InputError(f"image {path} is truncated or damaged: {error}") from None
+    with image:
+        return rgb_from_pillow(image, f"image {path}", max_pixels)
+
+
+@contextmanager
+def without_pillow_limit():
+    """Our own limit is checked right after opening; Pillow's would warn or stop at another number before that."""
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_size(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width == 0:
+        raise InputError(f"{name} is empty: it has {height}x{width} pixels (height x width)")
+    if height * width > max_pixels:
+        raise InputError(
+            f"{name} has {height}x{width} = {height * width} pixels, more than max_pixels={max_pixels}: "
+            "make it smaller, or raise max_pixels"
+        )
+
+
+def rgb_from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 of a PIL image, decoding it if that has not happened yet."""
+    check_size(image.height, image.width, name, max_pixels)
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # a damaged file: each format of Pillow has errors of its own
+        raise InputError(f"{name} is truncated or damaged: {error}") from None
+    if upright.mode.startswith("I"):
+        return rgb_from_sixteen_bit(np.asarray(upright), name)
+    if upright.mode == "F":
+        raise InputError(f"{name} has floating-point pixels of unknown range: save it with 8 or 16 bits per channel")
+    try:
+        if "transparency" in upright.info or upright.mode in ("LA", "PA", "RGBA", "RGBa"):
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return np.array(upright.convert("RGB"))
+    except ValueError:
+        raise InputError(f"{name} has colour mode {upright.mode}, which cannot be converted: save it as RGB") from None
+
+
+def rgb_from_sixteen_bit(grey: np.ndarray, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 of the grey values that Pillow calls 'I' or 'I;16' (H, W)."""
+    lowest, highest = int(grey.min()), int(grey.max())
+    if lowest < 0 or highest > 65535:
+        raise InputError(f"{name} has grey values from {lowest} to {highest}: save it with 8 or 16 bits (0 to 65535)")
+    return np.repeat(eight_bit(grey.astype(np.uint16))[..., None], 3, axis=2)
+
+
+def eight_bit(values: np.ndarray) -> np.ndarray:
+    """uint16 0..65535 -> uint8 0..255, rounded; uint8 as it is."""
+    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def rgb_from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 of an array; a copy, so that later changes to the caller's array do not reach us."""
+    if array.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"an image array must be uint8 (0 to 255) or uint16 (0 to 65535), not {array.dtype}: "
+            "for values from 0 to 1 pass (255 * array).round().astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[..., None]  # (H, W, 1)
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise InputError(
+            f"an image array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {tuple(array.shape)}: "
+            "channels come last, and images are passed one by one or in a list"
+        )
+    height, width, channels = array.shape
+    check_size(height, width, "the given array", max_pixels)
+    array = eight_bit(array)
+    if channels in (2, 4):  # alpha: Pillow lays it over white
+        return rgb_from_pillow(Image.fromarray(np.ascontiguousarray(array)), "the given array", max_pixels)
+    return np.repeat(array, 3, axis=2) if channels == 1 else array.copy()
+
+
+def scaled_size(height: int, width: int, short_side: int, long_side: int = 2048) -> tuple[int, int]:
+    """(H, W) after scaling, aspect kept, until the short side is `short_side` or the long side is `long_side`."""
+    factor = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, C) uint8 -> (h, w, C) uint8, bilinear, byte for byte as OpenCV's INTER_LINEAR.
+
+    Published scores rest on those bytes. OpenCV works with weights of 11 bits and drops bits between the two passes.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image.copy()
+    left, weight = taps(width, size[1])
+    left, right = np.clip(left, 0, width - 1), np.clip(left + 1, 0, width - 1)
+    columns = image.take(left, axis=1) * (2048 - weight)[:, None]  # (H, w, C) int32
+    columns += image.take(right, axis=1) * weight[:, None]
+    columns >>= 4
+
+    top, weight = taps(height, size[0])
+    top, bottom = np.clip(top, 0, height - 1), np.clip(top + 1, 0, height - 1)
+    above = columns[top] * (2048 - weight)[:, None, None]  # (h, w, C) int32
+    below = columns[bottom] * weight[:, None, None]
+    above >>= 16
+    below >>= 16
+    above += below
+    above += 2
+    above >>= 2
+    return above.astype(np.uint8)
+
+
+def taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each new sample the index of its left neighbour (may lie outside) and the right one's weight in 1/2048."""
+    scale = 1 / (new_length / length)  # not length / new_length: OpenCV's own rounding
+    position = ((np.arange(new_length) + 0.5) * scale - 0.5).astype(np.float32)
+    left = np.floor(position)
+    weight = np.rint((position - left) * np.float32(2048))
+    return left.astype(np.int32), weight.astype(np.int32)
+
+
+def to_tensor(image: np.ndarray):
+    """(H, W, 3) uint8 -> torch (3, H, W) float32 in [0, 1]."""
+    import torch  # here: `import proxyclip` stays quick
+
+    return torch.from_numpy(image).permute(2, 0, 1).float().div(255).contiguous()
+
+
+def normalise(images, mean, std):
+    """(..., 3, H, W) in [0, 1] -> the same shape in units of a model's training data; mean and std have 3 numbers."""
+    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
+
+
+def denormalise(images, mean, std):
+    """The way back: (..., 3, H, W) normalised with mean and std -> [0, 1]."""
+    return images * images.new_tensor(std)[:, None, None] + images.new_tensor(mean)[:, None, None]

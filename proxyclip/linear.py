@@ -1,0 +1,35 @@
+"""Linear layers and matrix products on a CPU at the speed of the processor.
+
+PyTorch hands matrix products to MKL, which does without AVX-512 on processors not made by Intel, and convolutions to
+oneDNN, which uses it everywhere. A linear layer is a convolution with a 1 × 1 kernel over tokens laid out as pixels;
+as such it takes half the time in float32 and two thirds in bfloat16 (`benchmarks/speed.py --parts`). All views below
+are free: nothing is copied.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@cache
+def convolutions_are_faster() -> bool:
+    """Whether this CPU has AVX-512 and this PyTorch oneDNN."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.backends.mkldnn.is_available()
+
+
+def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """tokens @ weightᵀ + bias: (B, T, I), (O, I), (O) -> (B, T, O)."""
+    if tokens.device.type != "cpu" or not convolutions_are_faster():
+        return F.linear(tokens, weight, bias)
+    pixels = tokens.unsqueeze(2).permute(0, 3, 1, 2)  # (B, I, T, 1), channels last
+    kernel = weight[:, None, None].permute(0, 3, 1, 2)  # (O, I, 1, 1), channels last
+    return F.conv2d(pixels, kernel, bias).permute(0, 2, 3, 1).squeeze(2)  # (B, T, O)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ bᵀ for each of a batch: (B, N, I), (B, M, I) -> (B, N, M)."""
+    if a.device.type != "cpu" or not convolutions_are_faster():
+        return a @ b.mT
+    return torch.cat([linear(rows[None], weight) for rows, weight in zip(a, b, strict=True)])

@@ -1,0 +1,108 @@
+"""From names to a model that is ready: checks first, then the VFM and CLIP, then device and precision."""
+
+from pathlib import Path
+
+import torch
+
+from proxyclip import catalogue, load_clip
+from proxyclip import vfm as vfms
+from proxyclip.errors import InputError, NotFound, nearest
+from proxyclip.segmentor import ATTENTIONS, ProxyCLIP
+from proxyclip.sliding import Windows
+from proxyclip.text import check_templates, default_templates
+
+MAE_SIZE = 224  # MAE is built for the window's size; without windows for its own
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(
+    preset: str | None = None,
+    *,
+    clip: str | None = None,
+    vfm: str | None = None,
+    checkpoint_clip: str | Path | None = None,
+    checkpoint_vfm: str | Path | None = None,
+    attention: str = "proxy",
+    beta: float = 1.2,
+    gamma: float = 3.0,
+    short_side: int = 336,
+    crop: int = 336,
+    stride: int = 112,
+    templates=None,
+    vfm_features: str = "tokens",
+    vfm_layer: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> ProxyCLIP:
+    """A model that segments, by the name of a pair (`proxyclip.presets()` lists them) or of its two halves.
+
+    clip: "ViT-B-16:openai", open_clip's names for architecture and weights; "ViT-B-16:random" for seeded random
+    weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like, "hf:ORGANISATION/MODEL", or
+    "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to use instead of a download.
+    attention: "proxy", or for comparison "value" (MaskCLIP) or "vanilla" (CLIP's own last block); those need no VFM.
+    beta, gamma: of the proxy attention. short_side, crop, stride: in pixels, what the photograph is resized to and how
+    it is cut (short_side 0: not resized; crop 0: one window). templates: prompts with a {} for the name; default are
+    CLIP's 80. vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer: the VFM's block to take them from (from 1).
+    device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is bf16 or fp16 on an
+    accelerator and fp32, exact, on a CPU.
+
+    Raises InputError for unusable values and NotFound for weights that are neither local nor reachable.
+    """
+    if attention not in ATTENTIONS:
+        raise InputError(f"unknown attention {attention!r}; {nearest(attention, ATTENTIONS)}")
+    for file in (checkpoint_clip, checkpoint_vfm):
+        if file is not None and not Path(file).is_file():
+            raise NotFound(f"checkpoint {file} does not exist")
+    windows = Windows(crop, stride)
+    if short_side < 0:
+        raise InputError(f"short_side is {short_side}; it is a length in pixels, or 0 to leave images as they are")
+    if not (beta >= 0 and gamma > 0):
+        raise InputError(f"beta is {beta} and gamma {gamma}; beta must not be negative and gamma must be positive")
+    place = resolve_device(device)
+    dtype = resolve_precision(precision, place)
+    if preset is not None:
+        pair = catalogue.find(preset)
+        clip, vfm = clip or pair.clip, vfm or pair.vfm
+    if clip is None or (vfm is None and attention == "proxy"):
+        raise InputError(f"name a preset, or a clip and a vfm; presets: {', '.join(catalogue.PRESETS)}")
+    load_clip.parse(clip)
+    if attention == "proxy":
+        vfms.find(vfm.partition(":")[0])
+    templates = default_templates() if templates is None else check_templates(templates)
+    model = ProxyCLIP(
+        load_clip.load(clip, checkpoint_clip),
+        vfms.load(vfm, checkpoint_vfm, features=vfm_features, layer=vfm_layer, window=crop or MAE_SIZE)
+        if attention == "proxy"
+        else None,
+        templates,
+        attention,
+        beta,
+        gamma,
+        short_side,
+        windows,
+    )
+    return model.set_precision(dtype).to(place).eval()
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" takes the best one there is."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    kind = device.partition(":")[0]
+    if kind not in available:
+        raise InputError(f"unknown device {device!r}; {nearest(device, [*available, 'auto'])}")
+    if not available[kind]:
+        raise InputError(f"device {device!r} is not available to this PyTorch ({torch.__version__}); use cpu or auto")
+    return torch.device(device)
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The weights' type; "auto" is exact on a CPU and the fast half precision of an accelerator."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; {nearest(precision, [*PRECISIONS, 'auto'])}")
+    return PRECISIONS[precision]
