@@ -1,0 +1,250 @@
+"""The published implementation's outputs, case by case; tolerances are those of the reference data's README.
+
+Where the published code has a slip that is put right here, the tensors that hold the right result are compared:
+non-square windows `*_rows_first` and `fixed.*`; batches `*_elemI`, one window at a time; rows without any entry, NaN
+there, keep their own patch here, so only the other rows are compared.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import models
+from golden.cases import FOLDER, all_cases
+
+from proxyclip.images import denormalise, normalise, resize, scaled_size, to_tensor
+from proxyclip.metric import ConfusionMatrix
+from proxyclip.proxy_attention import proxy_attention
+from proxyclip.segmentor import ProxyCLIP
+from proxyclip.sliding import Decision, Windows, cut, decide, mosaics, stitching_matrix
+from proxyclip.text import default_templates, encode_prompts, encode_queries
+from proxyclip.vocabulary import Vocabulary, class_lines, split_queries
+
+CASES = all_cases()
+
+
+def close(got: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str) -> None:
+    assert got.shape == expected.shape, f"{what}: {tuple(got.shape)} instead of {tuple(expected.shape)}"
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=0, msg=lambda text: f"{what}: {text}")
+
+
+def check_proxy_attention(case):
+    settings, t = case.settings, case.tensors
+    rows, columns = settings["clip_grid_rows_cols"]
+    heads, width = settings["num_heads"], settings["width"]
+    weight, bias = t["attn.in_proj_weight"][2 * width :], t["attn.in_proj_bias"][2 * width :]
+    for setting in settings["settings"]:
+        prefix = f"s{setting['index']}."
+        for image in range(t["x"].shape[1]):
+            features = t["ex_feats"][image : image + 1]
+            attention = proxy_attention(features, setting["beta"], setting["gamma"])  # (1, N, N)
+            assert attention.isfinite().all()
+            patches = t["x"][1:, image : image + 1].transpose(0, 1)  # (1, rows * columns, D)
+            values = F.linear(patches, weight, bias).mT.unflatten(2, (rows, columns))  # (1, D, rows, columns)
+            values = F.interpolate(values, features.shape[-2:], mode="bilinear").flatten(2).mT  # (1, N, D)
+            out = F.linear(attention @ values, t["attn.out_proj.weight"], t["attn.out_proj.bias"])  # (1, N, D)
+            name = f"{prefix}out_elem{image}"
+            expected = t.get(f"{name}_rows_first", t[name]).transpose(0, 1)
+            filled = ~expected.isnan().any(-1)  # (1, N): rows that the threshold leaves an entry
+            close(out[filled], expected[filled], 1e-5, name)
+            assert torch.equal(attention[~filled], torch.eye(len(filled[0])).expand_as(attention)[~filled])
+        weights = t.get(f"{prefix}attn_weights_elem0")
+        if weights is not None:
+            attention = proxy_attention(t["ex_feats"][:1], setting["beta"], setting["gamma"])[0]
+            filled = ~weights.isnan().any(-1)
+            close(attention[filled], weights[filled], 1e-5, f"{prefix}attn_weights_elem0")
+
+
+def check_clip_dense(case):
+    settings, t = case.settings, case.tensors
+    clip = models.clip(settings["weights"])
+    images = denormalise(t["image"], clip.mean, clip.std)
+    grid = clip.grid(images)
+    assert grid == tuple(settings["clip_grid_rows_cols"])
+    close(clip.position_table(*grid), t["pos_embed_used"], 2e-5, "pos_embed_used")
+    close(clip.embed(images), t["tokens_after_ln_pre"], 2e-5, "tokens_after_ln_pre")
+    tokens = clip.before_last_block(images)
+    close(tokens, t["tokens_before_last_block"], 2e-5, "tokens_before_last_block")
+    close(clip.visual.transformer.resblocks[-1].ln_1(tokens), t["last_ln_1"], 2e-5, "last_ln_1")
+    close(clip.vanilla(images).flatten(2).mT, t["out_no_ex"], 2e-5, "out_no_ex")
+    for name in settings["ex_grids"]:
+        features = t[f"ex_feats_{name}"]
+        model = ProxyCLIP(clip, features_only(features), ("{}",), beta=settings["beta"], gamma=settings["gamma"])
+        out = model.patch_embeddings(images).flatten(2).mT  # (B, N, E)
+        expected = t.get(f"out_ex_{name}_rows_first", t[f"out_ex_{name}"])
+        if len(images) > 1:  # the published mean runs over the whole batch; alone, an image has its own
+            expected = torch.cat([t[f"out_ex_{name}_elem{index}"] for index in range(len(images))])
+        close(out, expected, 2e-5, f"out_ex_{name}")
+
+
+def features_only(features: torch.Tensor) -> torch.nn.Module:
+    """A VFM that has already seen the images."""
+    module = torch.nn.Module()
+    module.patch_size, module.forward = 1, lambda images: features
+    return module
+
+
+def check_vfm(case):
+    settings, t = case.settings, case.tensors
+    vfm = models.vfm(settings["weights"], window=settings.get("crop"))
+    images = denormalise(t["image"], vfm.mean, vfm.std)
+    tolerance = {"mae": 4e-5, "sam": 1e-4}.get(settings["vfm"], 2e-5)
+    close(vfm(images), t["features"], tolerance, "features")
+    for kind in ("q", "k", "v"):
+        if f"features_{kind}" in t:
+            vfm = models.vfm(settings["weights"], features=kind)
+            close(vfm(images), t[f"features_{kind}"], tolerance, f"features_{kind}")
+
+
+def check_segment(case):
+    settings, t = case.settings, case.tensors
+    fixed = "fixed." if "fixed.label" in t else ""
+    clip = models.clip(settings["weights"]["clip"])
+    windows = Windows(settings["slide_crop"], settings["slide_stride"])
+    vfm = models.vfm(settings["weights"]["vfm"], window=windows.crop)
+    model = ProxyCLIP(
+        clip, vfm, ("{}",), beta=settings["beta"], gamma=settings["gamma"], windows=windows,
+        logit_scale=settings["logit_scale"],
+    )  # fmt: skip
+    _, class_of_query = split_queries(class_lines(settings["class_names_file"]))
+    assert list(class_of_query) == t["query_idx"].tolist()
+    picture = denormalise(t["image"], clip.mean, clip.std)[0]  # (3, H, W)
+    crops = list(cut(picture, windows, clip.mean))
+    if "windows_y1x1y2x2" in t:
+        check_windows(windows, settings["image_hw"], t["windows_y1x1y2x2"], t["windows_pad_lrtb"])
+    if "window0.imgs_norm" in t:
+        close(normalise(crops[0], vfm.mean, vfm.std)[None], t["window0.imgs_norm"], 1e-5, "imgs_norm")
+
+    first = crops[0][None]
+    features = vfm(first)
+    close(features, t[f"{fixed}window0.ex_feats"], 1e-4 if settings["vfm"] == "sam" else 4e-5, "ex_feats")
+    unit = F.normalize(model.patch_embeddings(first), dim=1).flatten(2).mT  # (1, N, E)
+    close(unit, t[f"{fixed}window0.image_features_normalised"], 5e-6, "image_features_normalised")
+    for index, crop in enumerate(crops):
+        expected = t[f"{fixed}window{index}.logits_before_upsampling"]
+        close(model.window_scores(crop[None], t["query_features"]), expected, 5e-6, f"window {index} logits")
+
+    def scores(crops):
+        return model.window_scores(crops, t["query_features"])
+
+    mosaic = next(mosaics(scores, [picture], windows, clip.mean, batch_windows=2))
+    if "stitched_logits" in t:
+        close(stitched(mosaic, windows, mosaic.size)[None], t[f"{fixed}stitched_logits"], 5e-6, "stitched_logits")
+    size = tuple(settings["ori_shape"])
+    close(stitched(mosaic, windows, size)[None], t[f"{fixed}final_logits"], 5e-6, "final_logits")
+
+    decision = Decision(torch.tensor(class_of_query), settings["logit_scale"], settings["prob_thd"])
+    classes = range(max(class_of_query) + 1)
+    labels, confidence, kept = decide(mosaic, windows, size, decision, keep=classes)
+    assert torch.equal(labels, t[f"{fixed}label"].long()), "label"
+    probabilities = torch.stack([kept[index] for index in classes])  # (K, H, W)
+    close(probabilities, t[f"{fixed}class_probabilities"], 5e-5, "class_probabilities")
+    close(confidence, t[f"{fixed}class_probabilities"].amax(0), 5e-5, "confidence")
+    if "label_without_data_samples" in t:
+        labels, _, _ = decide(mosaic, windows, mosaic.size, decision)
+        assert torch.equal(labels, t["label_without_data_samples"].long()), "label_without_data_samples"
+
+
+def check_windows(windows: Windows, size, places, paddings) -> None:
+    (height, width) = size
+    side_h, side_w = windows.side(height), windows.side(width)
+    starts = [(y, x) for y in windows.starts(height) for x in windows.starts(width)]
+    assert [[y, x, y + side_h, x + side_w] for y, x in starts] == places.tolist()
+    assert [[*windows.padding(width), *windows.padding(height)]] * len(starts) == paddings.tolist()
+
+
+def stitched(mosaic, windows: Windows, size) -> torch.Tensor:
+    """The full score maps (Q, H, W), which the engine itself never holds."""
+    rows, _, columns = mosaic.scores.shape
+    down = stitching_matrix(mosaic.size[0], rows, windows, size[0])
+    across = stitching_matrix(mosaic.size[1], columns, windows, size[1])
+    return torch.einsum("hr,rqc,wc->qhw", down, mosaic.scores, across)
+
+
+def check_text_query_features(case):
+    settings, t = case.settings, case.tensors
+    clip = models.text_clip(settings["weights"])
+    vocabulary = Vocabulary.parse(class_lines(settings["class_names_file"]))
+    assert list(vocabulary.queries) == settings["query_words"]
+    assert list(vocabulary.class_of_query) == settings["query_idx"]
+    templates = default_templates()
+    assert len(templates) == settings["n_templates"]
+    prompts = [template.format(query) for query in vocabulary.queries for template in templates]
+    assert torch.equal(clip.tokenizer(prompts).view_as(t["tokens"]).int(), t["tokens"])
+    features = encode_prompts(clip, prompts).view_as(t["template_features"])
+    close(features, t["template_features"], 1e-5, "template_features")
+    close(encode_queries(clip, vocabulary.queries, templates), t["query_features"], 1e-5, "query_features")
+
+
+def check_class_name_file(case):
+    for example in case.settings["examples"]:
+        names, indices = split_queries(class_lines(example["file_content"]))
+        assert list(names) == example["class_names"]
+        assert list(indices) == example["class_indices"]
+        assert len(names) == example["num_queries"]
+        assert max(indices) + 1 == example["num_classes"]
+
+
+def check_preprocess(case):
+    settings, t = case.settings, case.tensors
+    mean, std = ([value / 255 for value in settings[key]] for key in ("mean", "std"))
+    for sub in settings["cases"]:
+        name = sub["name"]
+        image = np.ascontiguousarray(t[f"{name}.image_bgr"].numpy()[..., ::-1])
+        long, short = sub["scale_long_short"]
+        size = scaled_size(*image.shape[:2], short, long)
+        assert list(size) == sub["resized_hw"]
+        resized = resize(image, size)
+        assert np.array_equal(resized[..., ::-1], t[f"{name}.resized_bgr"].numpy()), f"{name}: resized bytes differ"
+        normalised = normalise(to_tensor(resized), mean, std)
+        for part, expected in t.items():
+            if part == f"{name}.normalised":
+                close(normalised[None], expected, 1e-5, part)
+            elif part == f"{name}.normalised_corner":
+                close(normalised[None, :, : expected.shape[2], : expected.shape[3]], expected, 1e-5, part)
+            elif part == f"{name}.normalised_mean_per_channel":
+                close(normalised.double().mean((1, 2)).float(), expected, 1e-5, part)
+
+
+def check_renormalise(case):
+    settings, t = case.settings, case.tensors
+    plain = denormalise(t["image_clip"], settings["clip_mean"], settings["clip_std"])
+    close(plain, t["unnormalised"], 1e-5, "unnormalised")
+    imagenet = normalise(plain, settings["imagenet_mean"], settings["imagenet_std"])
+    close(imagenet, t["image_imagenet"], 1e-5, "image_imagenet")
+
+
+def check_metric(case):
+    settings, t = case.settings, case.tensors
+    matrix = ConfusionMatrix(settings["num_classes"])
+    for index in range(settings["n_images"]):
+        matrix.add(t[f"pred{index}"], t[f"label{index}"], void=settings["ignore_index"])
+    scores = matrix.scores()
+    for key in ("aAcc", "mIoU", "mAcc"):
+        assert round(scores[key], 2) == settings[key], key
+    for key in ("IoU", "Acc"):
+        expected = settings[f"per_class_{key}_percent_rounded"]
+        assert [None if value is None else round(value, 2) for value in scores["per_class"][key]] == expected
+
+
+KINDS = {
+    "proxy_attention": check_proxy_attention,
+    "clip_dense": check_clip_dense,
+    "vfm": check_vfm,
+    "segment": check_segment,
+    "text_query_features": check_text_query_features,
+    "class_name_file": check_class_name_file,
+    "preprocess": check_preprocess,
+    "renormalise": check_renormalise,
+    "metric": check_metric,
+}
+
+
+@pytest.mark.skipif(not CASES, reason=f"no reference data in {FOLDER} (set GOLDEN_DIR)")
+@pytest.mark.parametrize("case", CASES, ids=str)
+@torch.inference_mode()
+def test_golden(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYCLIP_CACHE", str(tmp_path))
+    kinds = [kind for kind in KINDS if case.file.stem.startswith(kind)]
+    assert kinds, f"{case.file.stem} is a case of unknown kind; known: {', '.join(KINDS)}"
+    KINDS[kinds[0]](case)

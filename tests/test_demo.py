@@ -1,0 +1,186 @@
+"""demo.py: what it writes and says, and the sentence and exit code of each mistake that needs no model to notice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import demo
+import proxyclip
+from proxyclip.images import read_image
+from proxyclip.result import Segmentation
+
+SCRIPT = Path(demo.__file__)
+
+
+class Model:
+    """Stands in for a real one: everything is the second class."""
+
+    def __init__(self, **chosen):
+        self.chosen = chosen
+
+    def segment(self, image, classes, threshold=0.0, probabilities=()):
+        self.image, self.classes, self.threshold = image, classes, threshold
+        shape = image.shape[:2]
+        return Segmentation(
+            labels=np.full(shape, min(1, len(classes) - 1), np.uint8),
+            confidence=np.full(shape, 0.5, np.float32),
+            classes=list(classes),
+            image=image,
+            probabilities={name: np.full(shape, 0.25, np.float32) for name in probabilities},
+        )
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs demo.py with a stand-in for the model, which is returned."""
+
+    def run(*arguments) -> Model:
+        models = []
+
+        def load(**chosen):
+            models.append(Model(**chosen))
+            return models[0]
+
+        monkeypatch.setattr(proxyclip, "load", load, raising=False)
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
+        demo.main()
+        return models[0] if models else None
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "street.jpg"
+    Image.new("RGB", (60, 40), "red").save(path)
+    return path
+
+
+def test_without_arguments(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = run()
+    assert model.chosen == {
+        "clip": "ViT-B-16:random",
+        "vfm": "dino-vitb8:random",
+        "templates": ("a photo of a {}.",),
+    }
+    assert model.classes == ("pavilion; pagoda", "sky", "tree", "water; lake")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("random weights: the colours mean nothing")
+    assert "overlay: out/demo_overlay.png" in said
+    assert any("100.0 %  sky" in line for line in said)
+    overlay = read_image(tmp_path / "out" / "demo_overlay.png")
+    assert overlay[2, 2].tolist() == [255, 214, 102]  # the amber strip that says so in the picture
+
+
+def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
+    options = "--threshold 0.25 --crop 224 --beta 1.1 --attention value --checkpoint-clip clip.pt --precision bf16"
+    model = run(photo, "--classes", "cat; kitten, grass ,sky", "--out", tmp_path / "out", *options.split())
+    assert model.classes == ("cat; kitten", "grass", "sky")
+    assert model.image.shape == (40, 60, 3)
+    assert model.threshold == 0.25
+    assert model.chosen == {
+        "preset": "vitb16-dino",
+        "checkpoint_clip": "clip.pt",
+        "crop": 224,
+        "beta": 1.1,
+        "attention": "value",
+        "precision": "bf16",
+    }
+    said = capsys.readouterr().out
+    assert "random" not in said
+    assert "street.jpg: 60x40 pixels, 3 classes" in said
+    overlay = read_image(tmp_path / "out" / "street_overlay.png")
+    assert overlay[2, 2].tolist() != [255, 214, 102]
+
+
+def test_heatmaps_by_any_name_of_a_class(run, photo, tmp_path, capsys):
+    run(photo, "--classes", "cat; kitten, grass", "--out", tmp_path, "--heatmap", "kitten", "--heatmap", "grass")
+    assert read_image(tmp_path / "street_probability_cat.png").max() == 64
+    assert f"heatmap grass: {tmp_path / 'street_heatmap_grass.png'}" in capsys.readouterr().out
+
+
+def test_models_by_name_replace_the_preset(run, photo, tmp_path):
+    model = run(photo, "--classes", "cat", "--clip", "ViT-L-14:openai", "--vfm", "mae-vitb16", "--out", tmp_path)
+    assert model.chosen == {"clip": "ViT-L-14:openai", "vfm": "mae-vitb16"}
+    model = run(photo, "--classes", "cat", "--vfm", "mae-vitb16", "--out", tmp_path)
+    assert model.chosen == {"preset": "vitb16-dino", "vfm": "mae-vitb16"}
+    assert run("--preset", "vitl14-dino", "--out", tmp_path).chosen == {"preset": "vitl14-dino"}
+
+
+def test_classes_from_a_file(run, photo, tmp_path):
+    (tmp_path / "words.txt").write_bytes("\ufeffBäume; Wald\r\nsky\r\n".encode())
+    assert run(photo, "--classes", tmp_path / "words.txt", "--out", tmp_path).classes == ("Bäume; Wald", "sky")
+
+
+def test_list(run, capsys):
+    assert run("--list") is None
+    assert "vitb16-dino" in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder(photo, tmp_path):
+    """Everything that the mistakes below need."""
+    (tmp_path / "notes.txt").write_text("cat\n\ngrass\n")
+    (tmp_path / "none.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes("Bäume\n".encode("latin-1"))
+    (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:300])
+    return tmp_path
+
+
+MISTAKES = {
+    "no classes": ("street.jpg", '--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"'),
+    "no name": ("street.jpg --classes cat,,sky", "class 1 ('') has an empty name"),
+    "twice": ("street.jpg --classes cat,sky,cat", "class 'cat' is given twice, as number 0 and 2"),
+    "empty line": ("street.jpg --classes notes.txt", "class 1 ('') has an empty name"),
+    "empty file": ("street.jpg --classes none.txt", "no classes were given; name at least one thing to look for"),
+    "absent file": ("street.jpg --classes absent.txt", "class file absent.txt does not exist"),
+    "not UTF-8": (
+        "street.jpg --classes latin.txt",
+        "class file latin.txt is no UTF-8 text: save it as such, one class a line",
+    ),
+    "absent photo": ("absent.jpg --classes cat", "image absent.jpg does not exist"),
+    "folder": (". --classes cat", "image . is a folder: name one file in it"),
+    "no image": ("notes.txt --classes cat", "image notes.txt is no picture that Pillow can read, or it is damaged"),
+    "truncated": ("broken.jpg --classes cat", "image broken.jpg is truncated or damaged: "),
+    "threshold": ("street.jpg --classes cat --threshold 2", "--threshold is 2.0: it is a probability, from 0 to 1"),
+    "heatmap": ("street.jpg --classes cat,sky --heatmap sly", "'sly' is none of the classes; did you mean sky?"),
+    "output": (
+        "street.jpg --classes cat --out street.jpg",
+        "output folder street.jpg cannot be made: a file of that name is in its place",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_noticed_before_a_model_is_loaded(mistake, run, folder, monkeypatch, capsys):
+    arguments, sentence = MISTAKES[mistake]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys.modules[__name__], "Model", None)  # loading one would fail
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments.split())
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {sentence}")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("arguments", ["absent.jpg --classes cat", "--crop wide"])
+def test_exit_code_of_the_script(arguments, tmp_path):
+    process = subprocess.run(
+        [sys.executable, SCRIPT, *arguments.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert "error: " in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not process.stdout
