@@ -196,7 +196,7 @@ def compare(names: list[str], rounds: int) -> None:
 
 
 def parts() -> None:
-    """The two replacements of PyTorch's own kernels, each beside what it replaces, at DINO-B/8's and CLIP-B/16's sizes."""
+    """Attention and linear layers beside PyTorch's own kernels, at the sizes of DINO-B/8 and CLIP-B/16."""
     for dtype in (torch.float32, torch.bfloat16):
         for tokens in (1765, 442):
             q, k, v = torch.randn(3, 1, 12, tokens, 64).to(dtype)

@@ -73,11 +73,10 @@ def find(name: str) -> Preset:
 
 
 def presets() -> list[Preset]:
-    """Prints a line for every preset (name, parameters, download, models, sources, licence) and returns them."""
-    print(f"{'preset':<15}{'parameters':>11}{'download':>10}  CLIP + VFM; sources; licences")
+    """Prints every preset's name, parameters, download size, licences, models and sources, and returns them all."""
     for preset in PRESETS.values():
-        print(
-            f"{preset.name:<15}{preset.parameters / 1e6:>9.0f} M{preset.megabytes / 1e3:>7.1f} GB  "
-            f"{preset.clip} + {preset.vfm}; {', '.join(preset.sources)}; {preset.licence}"
-        )
+        size = f"{preset.parameters / 1e6:5.0f} M parameters, {preset.megabytes / 1e3:.1f} GB to download"
+        print(f"{preset.name:<14}{size}, licences {preset.licence}")
+        for model, source in zip((preset.clip, preset.vfm), preset.sources, strict=True):
+            print(f"{'':<14}  {model:<27} huggingface.co/{source}")
     return list(PRESETS.values())

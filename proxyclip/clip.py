@@ -35,8 +35,15 @@ class DenseCLIP(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights that text embeddings depend on, for the cache of those."""
-        return fingerprint({k: v for k, v in self.model.state_dict().items() if not k.startswith("visual.")})
+        """Of all that text embeddings depend on, for the cache of those: the weights, and what is not among them.
+
+        Some published weights go with QuickGELU, and open_clip builds the same architecture with either.
+        """
+        weights = {k: v for k, v in self.model.state_dict().items() if not k.startswith("visual.")}
+        block = self.model.transformer.resblocks[0]
+        weights["heads"] = torch.tensor(block.attn.num_heads)
+        weights[f"activation {type(block.mlp.gelu).__name__}"] = torch.zeros(0)
+        return fingerprint(weights)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,9 +61,9 @@ class DenseCLIP(nn.Module):
             return table
         key = (height, width, table.dtype, table.device)
         if key not in self._position_tables:
-            side = self.visual.grid_size[0]
-            grid = table[1:].float().unflatten(0, self.visual.grid_size).permute(2, 0, 1)[None]  # (1, D, M, M)
-            scale = ((height + 0.1) / side, (width + 0.1) / side)
+            rows, columns = self.visual.grid_size
+            grid = table[1:].float().unflatten(0, (rows, columns)).permute(2, 0, 1)[None]  # (1, D, M, M)
+            scale = ((height + 0.1) / rows, (width + 0.1) / columns)
             grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")  # (1, D, h, w)
             self._position_tables[key] = torch.cat([table[:1], grid[0].flatten(1).T.to(table.dtype)])  # (T, D)
         return self._position_tables[key]
@@ -114,7 +121,7 @@ class DenseCLIP(nn.Module):
         a prompt of 12 tokens costs 12 of the 77 positions.
         """
         model = self.model
-        if getattr(model, "text_pool_type", None) != "argmax":
+        if getattr(model, "text_pool_type", None) != "argmax" or model.attn_mask is None:
             return model.encode_text(tokens)
         end = tokens.argmax(-1)  # (B,): the end-of-text token has the largest id
         length = int(end.max()) + 1
@@ -128,7 +135,8 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
     """One pre-norm transformer block, (B, T, D) -> (B, T, D), without ever holding a (T, T) attention matrix."""
     layer, mlp = block.attn, block.mlp
     projected = linear(block.ln_1(tokens), layer.in_proj_weight, layer.in_proj_bias)  # (B, T, 3 D)
-    query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+    heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
     mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
     tokens = tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias))
     hidden = mlp.gelu(linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)

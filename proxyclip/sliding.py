@@ -154,10 +154,13 @@ def decide(
     fit the processor's cache are fastest there, an accelerator wants large ones.
     """
     (height, width), (rows, queries, columns) = size, mosaic.scores.shape
-    scores = mosaic.scores.float() * decision.scale
-    class_of_query = decision.class_of_query.to(scores.device)
     stitch_h = stitching_matrix(mosaic.size[0], rows, windows, height)  # (H, R)
     stitch_w = stitching_matrix(mosaic.size[1], columns, windows, width)  # (W, C)
+    # In the order of their places in the picture, the cells that a tile depends on are neighbours: slices, not copies.
+    order_h, order_w = stitch_h.argmax(0).argsort(), stitch_w.argmax(0).argsort()
+    stitch_h, stitch_w = stitch_h[:, order_h], stitch_w[:, order_w]
+    scores = mosaic.scores.float()[order_h][:, :, order_w] * decision.scale
+    class_of_query = decision.class_of_query.to(scores.device)
     labels = torch.empty(size, dtype=torch.int64, device=scores.device)
     confidence = torch.empty(size, device=scores.device)
     kept = {index: torch.empty(size, device=scores.device) for index in keep}
@@ -179,10 +182,11 @@ def decide(
     return torch.where(confidence < decision.threshold, 0, labels), confidence, kept
 
 
-def band(matrix: Tensor, rows: slice, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Those rows of a stitching matrix without the columns that are zero in all of them, and which columns stay."""
-    near = matrix[rows].any(0).nonzero()[:, 0]
-    return matrix[rows][:, near].to(device), near.to(device)
+def band(matrix: Tensor, rows: slice, device: torch.device) -> tuple[Tensor, slice]:
+    """Those rows of a stitching matrix between their first and last columns that are not zero, and which those are."""
+    columns = matrix[rows].any(0).nonzero()
+    near = slice(int(columns[0]), int(columns[-1]) + 1)
+    return matrix[rows, near].to(device), near
 
 
 @lru_cache(maxsize=512)

@@ -80,7 +80,8 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
     if type(layer).__name__ != "Attention" or type(mlp).__name__ != "Mlp" or getattr(layer, "gate", None) is not None:
         return block(tokens)  # an unusual kind, from a folder: as the library has it
     projected = linear(block.norm1(tokens), layer.qkv.weight, layer.qkv.bias)  # (B, T, 3 C)
-    query, key, value = projected.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+    heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
     mixed = attend(layer.q_norm(query), layer.k_norm(key), value).transpose(1, 2).flatten(2)  # (B, T, C)
     tokens = tokens + block.ls1(linear(layer.norm(mixed), layer.proj.weight, layer.proj.bias))
     hidden = mlp.norm(mlp.act(linear(block.norm2(tokens), mlp.fc1.weight, mlp.fc1.bias)))  # (B, T, 4 C)

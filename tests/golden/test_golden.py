@@ -31,7 +31,7 @@ def close(got: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str
 def check_proxy_attention(case):
     settings, t = case.settings, case.tensors
     rows, columns = settings["clip_grid_rows_cols"]
-    heads, width = settings["num_heads"], settings["width"]
+    width = settings["width"]
     weight, bias = t["attn.in_proj_weight"][2 * width :], t["attn.in_proj_bias"][2 * width :]
     for setting in settings["settings"]:
         prefix = f"s{setting['index']}."
