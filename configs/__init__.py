@@ -1,0 +1,1 @@
+"""One file, one benchmark (cfg_*.py) or one training run."""

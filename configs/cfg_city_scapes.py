@@ -1,0 +1,35 @@
+"""Cityscapes val, 19 classes."""
+
+from configs.base import EvalConfig
+from configs.class_file import read_words
+from datasets.palettes import CITYSCAPES as COLOURS
+from datasets.segmentation import SegmentationData, Split
+
+CITYSCAPES = SegmentationData(
+    name="cityscapes",
+    folder="cityscapes",
+    classes=read_words("cityscapes"),
+    splits={
+        "val": Split(
+            images="leftImg8bit/val/{}_leftImg8bit.png",  # the stem holds the city's folder
+            labels="gtFine/val/{}_gtFine_labelTrainIds.png",
+            count=(500,),
+            prepare="cityscapes",
+        ),
+        "train": Split(
+            images="leftImg8bit/train/{}_leftImg8bit.png",
+            labels="gtFine/train/{}_gtFine_labelTrainIds.png",
+            count=(2975,),
+            prepare="cityscapes",
+        ),
+    },
+    palette=COLOURS,
+    source="unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com in cityscapes, "
+    "below the data root",
+)
+config = EvalConfig(
+    data=CITYSCAPES,
+    prompts={"traffic light": "trafficlight", "traffic sign": "trafficsign"},
+    short_side=448,
+    crop=224,
+)

@@ -1,0 +1,32 @@
+"""COCO val2017, the 80 thing classes and background."""
+
+from configs.base import EvalConfig
+from configs.class_file import read_words
+from datasets.palettes import COCO_STUFF
+from datasets.segmentation import SegmentationData, Split
+
+COCO_OBJECT = SegmentationData(
+    name="coco_object",
+    folder="coco_object",
+    classes=("background", *read_words("coco_stuff164k")[:80]),  # things come before stuff there
+    splits={
+        "val": Split(
+            images="images/val2017/{}.jpg",
+            labels="annotations/val2017/{}_instanceTrainIds.png",
+            count=(5000,),
+            prepare="coco_object",
+        ),
+    },
+    void=None,
+    palette=((0, 0, 0), *COCO_STUFF[:80]),
+    source="unpack val2017.zip and stuffthingmaps_trainval2017.zip as for coco_stuff164k",
+)
+config = EvalConfig(
+    data=COCO_OBJECT,
+    prompts={
+        "background": "sky; wall; tree; wood; grass; road; sea; river; mountain; sands; desk; bed; building; cloud; "
+        "floor; hill; rail",
+    },
+    background="vocabulary",
+    threshold=0.25,
+)

@@ -1,0 +1,84 @@
+"""How a configuration file becomes its value, and how single fields are set from a command line."""
+
+import ast
+import re
+import runpy
+import traceback
+from dataclasses import fields, replace
+from pathlib import Path
+
+from datasets.errors import DataError, DataNotFound, nearest
+
+from .class_file import read_words
+
+HERE = Path(__file__).resolve().parent
+
+
+def names() -> list[str]:
+    """The configurations of this folder that evaluate: cfg_ade20k, cfg_ade847, ..."""
+    return sorted(path.stem for path in HERE.glob("cfg_*.py"))
+
+
+def load_config(name: str | Path):
+    """The value `config` of a configuration file: a path, or the name of a file in this folder, which may leave out
+    "cfg_" and ".py".
+
+    Raises DataNotFound for an unknown name, and DataError for a file that does not set `config`, or sets a field that
+    does not exist; both suggest the nearest name.
+    """
+    path = Path(name)
+    if path.parent == Path() and not path.is_file():
+        places = (HERE / f"{path.stem}.py", HERE / f"cfg_{path.stem}.py")
+        path = next((place for place in places if place.is_file()), path)
+    if not path.is_file():
+        known = sorted(file.stem for file in HERE.glob("*.py") if "\nconfig = " in file.read_text())
+        raise DataNotFound(f"there is no configuration {nearest(path.stem, known)}; a path works too")
+    try:
+        found = runpy.run_path(str(path))
+    except TypeError as error:
+        raise DataError(f"{path}: {_misspelt(error)}") from None
+    except (DataError, SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise DataError(f"{path}: {error}") from None
+    if "config" not in found:
+        raise DataError(f"{path} does not set `config`")
+    return found["config"]
+
+
+def _misspelt(error: TypeError) -> str:
+    """Python's complaint about an argument that a class does not take, with the nearest one it does take."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made = next((frame.f_globals[match[1]] for frame in frames if match and match[1] in frame.f_globals), None)
+    if made is None:
+        return str(error)
+    return f"{match[1]} has no field {nearest(match[2], [entry.name for entry in fields(made)])}"
+
+
+def override(config, settings: list[str]):
+    """The configuration with some fields replaced: ["short_side=448", "threshold=none", "words=my_classes.txt"].
+
+    `words` is a class file for the dataset: its lines become the prompts. Raises DataError, naming the nearest field.
+    """
+    allowed = [entry.name for entry in fields(config) if entry.name not in ("data", "prompts")] + ["words"]
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key not in allowed:
+            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, allowed)}; write FIELD=VALUE")
+        if key == "words":
+            classes = config.data.classes
+            changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))
+            if config.background == "threshold":  # the file says what the background is, too
+                changes.setdefault("background", "vocabulary")
+        else:
+            changes[key] = value if isinstance(getattr(config, key), str) else _value(value)
+    return replace(config, **changes)
+
+
+def _value(text: str):
+    if text.lower() == "none":
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,1 @@
+"""proxyclip's benchmark readers - not the PyPI package of the same name."""

@@ -1,0 +1,1 @@
+"""Raw downloads, as their publishers pack them, turned into what the benchmarks read: one converter a file."""

@@ -1,0 +1,48 @@
+"""Turns a raw download into what the benchmarks read.
+
+    python -m datasets.prepare NAME [RAW] [--data-root DIR] [--processes N]
+
+RAW is the folder where the download was unpacked; if it is not given, it lies in its place below the data root. The
+outputs go below the data root, next to links to the images: nothing is copied. A conversion that was stopped goes on
+when the same command is given again.
+"""
+
+import argparse
+import os
+from importlib import import_module
+from pathlib import Path
+
+from datasets.errors import DataNotFound, nearest, script
+from datasets.prepare.tasks import run
+from datasets.segmentation import data_root
+
+NAMES = ("ade847", "cityscapes", "coco_object", "coco_stuff", "context", "context459", "voc_aug")
+
+
+@script
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("raw", metavar="RAW", nargs="?", type=Path)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments = parser.parse_args(argv)
+    prepare(arguments.name, arguments.raw, arguments.data_root, arguments.processes)
+
+
+def prepare(name: str, raw: Path | None = None, root: Path | None = None, processes: int = 1) -> None:
+    """Runs one converter from `raw` into its place below the data root."""
+    if name not in NAMES:
+        raise DataNotFound(f"there is no converter {nearest(name, NAMES)}")
+    converter = import_module(f"datasets.prepare.{name}")
+    root = data_root(root)
+    raw, out = raw or root / converter.RAW_FOLDER, root / converter.FOLDER
+    tasks = converter.tasks(raw, out)
+    made = run(tasks, processes)
+    print(f"{name}: {made} files made, {len(tasks) - made} were there already, in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Cityscapes: the 19 evaluated classes from the full label ids.
+
+Reads   RAW/gtFine/{train,val}/CITY/*_gtFine_labelIds.png, RAW/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png
+Writes  gtFine/*/CITY/*_gtFine_labelTrainIds.png, and links to the images
+"""
+
+from pathlib import Path
+
+from ..folder import read_indices
+from .tasks import Task, found, link, lookup, save_label
+
+FOLDER = "cityscapes"
+RAW_FOLDER = FOLDER
+EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # label ids, in label order
+TABLE = lookup({raw: label for label, raw in enumerate(EVALUATED)}, rest=255)
+
+
+def convert(source: Path, part: Path) -> None:
+    save_label(TABLE[read_indices(source)], part)
+
+
+def tasks(raw: Path, out: Path) -> list[Task]:
+    made = []
+    for path in found(raw / "gtFine", "*/*/*_gtFine_labelIds.png", "unpack gtFine_trainvaltest.zip there"):
+        split, city = path.parts[-3:-1]
+        stem = path.name.removesuffix("_gtFine_labelIds.png")
+        if split != "test":  # its labels are withheld: the files that are there hold nothing
+            made.append(Task(convert, path, out / "gtFine" / split / city / f"{stem}_gtFine_labelTrainIds.png"))
+            image = Path("leftImg8bit") / split / city / f"{stem}_leftImg8bit.png"
+            if (raw / image).is_file():
+                made.append(Task(link, raw / image, out / image))
+    return made

@@ -1,0 +1,306 @@
+"""Every official layout is read, label values mean what they should, and bad data gets one sentence."""
+
+import ast
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_benchmarks import LAYOUTS, build
+
+import datasets
+from configs.load import load_config
+from datasets import palettes
+from datasets.errors import DataError, DataNotFound, script
+from datasets.segmentation import VOID, SegmentationData, Split, data_root
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# stored value -> class, for the lowest, the highest and the void values; then values that mean nothing
+VALUES = {
+    "cfg_voc20": ({0: VOID, 1: 0, 20: 19, 255: VOID}, [21, 254]),
+    "cfg_voc21": ({0: 0, 20: 20, 255: VOID}, [21, 254]),
+    "cfg_context59": ({0: VOID, 1: 0, 59: 58, 255: VOID}, [60]),
+    "cfg_context60": ({0: 0, 59: 59}, [60, 255]),
+    "cfg_context459": ({0: 0, 255: 255, 458: 458, 65535: VOID}, [459]),
+    "cfg_coco_object": ({0: 0, 80: 80}, [81, 255]),
+    "cfg_coco_stuff164k": ({0: 0, 170: 170, 255: VOID}, [171]),
+    "cfg_city_scapes": ({0: 0, 18: 18, 255: VOID}, [19]),
+    "cfg_ade20k": ({0: VOID, 1: 0, 150: 149, 255: VOID}, [151]),
+    "cfg_ade847": ({0: 0, 255: 255, 846: 846, 65535: VOID}, [847]),
+}
+
+
+def stored_label(values, height=5, width=7):
+    return np.resize(np.array(list(values)), (height, width))
+
+
+@pytest.mark.parametrize("config", sorted(LAYOUTS))
+def test_official_layout_is_read(config, tmp_path):
+    values, _ = VALUES[config]
+    stored = [stored_label(values), stored_label(values, 6, 4)]
+    pairs = build(tmp_path, config, stored)
+    folder = load_config(config).data.open(tmp_path)
+    assert [tuple(item) for item in folder.items] == pairs
+    for sample, label, (stem, image, _) in zip(folder, stored, pairs, strict=True):
+        assert sample.stem == stem
+        assert sample.label.dtype == np.int32 and sample.label.shape == label.shape
+        assert np.array_equal(sample.label, np.vectorize(values.get)(label))
+        assert sample.image.dtype == np.uint8
+        assert np.array_equal(sample.image, np.asarray(Image.open(image)))
+        assert sample.image.flags.writeable and sample.label.flags.writeable  # torch warns of arrays that are not
+
+
+@pytest.mark.parametrize("config, value", [(config, value) for config, (_, bad) in VALUES.items() for value in bad])
+def test_value_that_means_nothing_is_an_error(config, value, tmp_path):
+    stored = stored_label([1])
+    stored[2, 3] = value
+    (_, _, path), *_ = build(tmp_path, config, [stored])
+    folder = load_config(config).data.open(tmp_path)
+    with pytest.raises(DataError, match=rf"{path.name} holds the value {value},"):
+        folder[0]
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """The data, the root, and the two pairs of a tiny VOC."""
+    return load_config("voc20").data, tmp_path, build(tmp_path, "cfg_voc20", [stored_label([1, 2])] * 2)
+
+
+SPLIT = "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+TWO = ["2007_000033", "2007_000042"]
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        b"2007_000033\n2007_000042",
+        b"2007_000033\r\n2007_000042\r\n",
+        b"  2007_000033\t\n\n2007_000042 \n\n",
+        b"\xef\xbb\xbf2007_000033\n2007_000042\n",
+    ],
+    ids=["no last newline", "CR LF", "blanks", "byte order mark"],
+)
+def test_split_files_as_people_save_them(voc, listing):
+    data, root, _ = voc
+    (root / SPLIT).write_bytes(listing)
+    assert [item.stem for item in data.open(root).items] == TWO
+
+
+@pytest.mark.parametrize(
+    "listing, sentence",
+    [
+        (b"", "lists no image"),
+        (b" \n\n", "lists no image"),
+        (b"a\nb\na\n", "lists a twice"),
+        (b"\xff\xfe\x00", "is no text in UTF-8"),
+    ],
+)
+def test_bad_split_file(voc, listing, sentence):
+    data, root, _ = voc
+    (root / SPLIT).write_bytes(listing)
+    with pytest.raises(DataError, match=sentence):
+        data.open(root)
+
+
+def test_missing_split_file_names_the_mend(voc):
+    data, root, _ = voc
+    with pytest.raises(DataNotFound, match=r"trainaug\.txt does not exist; .* python -m datasets\.prepare voc_aug"):
+        data.open(root, "train")
+
+
+def test_order_of_the_listing_is_kept(voc):
+    data, root, _ = voc
+    (root / SPLIT).write_text("2007_000042\n2007_000033\n")
+    assert [item.stem for item in data.open(root).items] == TWO[::-1]
+
+
+@pytest.mark.parametrize("config", ["cfg_voc20", "cfg_city_scapes"], ids=["listed", "found"])
+@pytest.mark.parametrize("lost", [1, 2], ids=["image", "label"])
+def test_incomplete_pair_is_named(config, lost, tmp_path):
+    pairs = build(tmp_path, config, [stored_label([1])] * 2)
+    lost = pairs[1][lost]
+    lost.unlink()
+    data = load_config(config).data
+    with pytest.raises(DataNotFound, match=lost.name):
+        data.open(tmp_path)
+    folder = data.open(tmp_path, allow_missing=True)
+    assert len(folder) == 2 and folder.missing() == [lost]
+    folder[0]
+    with pytest.raises(DataNotFound, match=lost.name):
+        folder[1]
+
+
+def test_files_that_are_no_pairs_are_left_out(tmp_path):
+    pairs = build(tmp_path, "cfg_city_scapes", [stored_label([1])] * 2)
+    for name in (".a_gtFine_labelTrainIds.png", ".b.png.part", "c_gtFine_labelIds.png", "d_gtFine_color.png"):
+        (pairs[0][2].parent / name).write_bytes(b"")
+    assert len(load_config("city_scapes").data.open(tmp_path)) == 2
+
+
+def test_linked_folders_are_followed(tmp_path):
+    build(tmp_path / "elsewhere", "cfg_city_scapes", [stored_label([1])] * 2)
+    for part in ("leftImg8bit", "gtFine"):
+        (tmp_path / "cityscapes" / part / "val").mkdir(parents=True)
+        for city in (tmp_path / "elsewhere" / "cityscapes" / part / "val").iterdir():
+            (tmp_path / "cityscapes" / part / "val" / city.name).symlink_to(city)
+    assert len(load_config("city_scapes").data.open(tmp_path)) == 2
+
+
+def test_size_mismatch(voc):
+    data, root, pairs = voc
+    Image.new("RGB", (8, 5)).save(pairs[0][1])
+    with pytest.raises(DataError, match=r"2007_000033\.jpg .*2007_000033\.png have different sizes, 8x5 and 7x5"):
+        data.open(root)[0]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "F"])
+def test_label_that_is_no_index_image(voc, mode):
+    data, root, pairs = voc
+    path = pairs[0][2]
+    Image.new(mode, (7, 5)).save(path, "TIFF" if mode == "F" else "PNG")
+    with pytest.raises(DataError, match=rf"2007_000033\.png is saved as {mode}, not as one class index"):
+        data.open(root)[0]
+
+
+def test_negative_value(voc):
+    data, root, pairs = voc
+    Image.fromarray(np.full((5, 7), -2, np.int32)).save(pairs[0][2], "TIFF")
+    with pytest.raises(DataError, match="holds the value -2,"):
+        data.open(root)[0]
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["jpeg", "png"])
+@pytest.mark.parametrize("keep", [0.0, 0.6], ids=["empty", "truncated"])
+def test_broken_file(voc, which, keep):
+    data, root, pairs = voc
+    path = pairs[1][which]
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(DataError, match=f"{path.name} cannot be read as an image"):
+        data.open(root)[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_images_of_other_modes_become_rgb(voc, mode):
+    data, root, pairs = voc
+    Image.new(mode, (7, 5)).save(pairs[0][1], "TIFF")
+    assert data.open(root)[0].image.shape == (5, 7, 3)
+
+
+def test_where_the_data_root_comes_from(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROXYCLIP_DATA", raising=False)
+    assert data_root() == tmp_path / "data"
+    monkeypatch.setenv("PROXYCLIP_DATA", str(tmp_path / "variable"))
+    assert data_root() == tmp_path / "variable"
+    assert data_root("flag") == tmp_path / "flag"
+
+
+def test_absent_root_says_where_and_how(tmp_path):
+    with pytest.raises(DataNotFound) as caught:
+        load_config("city_scapes").data.open(tmp_path / "nowhere")
+    for part in (str(tmp_path / "nowhere" / "cityscapes"), "gtFine_trainvaltest.zip", "--data-root", "PROXYCLIP_DATA"):
+        assert part in str(caught.value)
+
+
+def test_wrong_root_is_put_right(voc):
+    data, root, _ = voc
+    for wrong in (root / "VOCdevkit", root / "VOCdevkit" / "VOC2012"):
+        with pytest.raises(DataNotFound, match=rf"did you mean --data-root {root}\?"):
+            data.open(wrong)
+
+
+def test_empty_folders_name_the_pattern(tmp_path):
+    (tmp_path / "cityscapes").mkdir()
+    with pytest.raises(DataNotFound, match=r"no file fits .*leftImg8bit/val/\*_leftImg8bit\.png"):
+        load_config("city_scapes").data.open(tmp_path)
+
+
+def test_unknown_split_suggests(voc):
+    with pytest.raises(DataError, match="voc20 has no split 'vall'; did you mean val"):
+        voc[0].open(voc[1], "vall")
+
+
+def test_worker_processes_can_have_it(voc):
+    data, root, _ = voc
+    folder = pickle.loads(pickle.dumps(data.open(root)))
+    assert np.array_equal(folder[1].label, data.open(root)[1].label)
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"classes": ()}, "at least one"),
+        ({"classes": ("a", "a")}, "all different"),
+        ({"classes": ("a", " ")}, "must be names"),
+        ({"palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
+        ({"unseen": {"mine": ("c",)}}, "no classes: \\['c'\\]"),
+    ],
+)
+def test_data_that_contradicts_itself(wrong, sentence):
+    data = SegmentationData(name="d", folder="d", classes=("a", "b"), splits={})
+    with pytest.raises(DataError, match=sentence):
+        replace(data, **wrong)
+
+
+def test_pattern_without_a_place_for_the_stem():
+    with pytest.raises(DataError, match="must hold {} once"):
+        Split(images="images/*.jpg", labels="labels/{}.png")
+
+
+def test_scripts_end_with_code_2(capsys):
+    @script
+    def main():
+        raise DataNotFound("what is wrong")
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: what is wrong\n"
+
+
+def test_palettes():
+    assert palettes.pascal(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert palettes.pascal(1, first=20) == ((0, 64, 128),)
+    assert len(palettes.CITYSCAPES) == 19 == len(set(palettes.CITYSCAPES))
+    assert (len(palettes.ADE20K), len(palettes.COCO_STUFF)) == (150, 171)
+    assert palettes.CITYSCAPES[0] == (128, 64, 128) and palettes.CITYSCAPES[-1] == (119, 11, 32)
+    assert palettes.ADE20K[0] == (120, 120, 120) and palettes.ADE20K[-1] == (92, 0, 255)
+    assert palettes.COCO_STUFF[0] == (240, 128, 128) and palettes.COCO_STUFF[-1] == (64, 64, 0)
+
+
+@pytest.mark.parametrize("config", ["ade847", "context459"])
+def test_palettes_of_our_own_are_distinct_and_stable(config):
+    colours = load_config(config).data.colours
+    assert len(set(colours)) == len(colours) and (0, 0, 0) not in colours
+    assert colours == palettes.pascal(847, first=1)[: len(colours)]
+
+
+def imported(path):
+    """The modules that a file imports, as written from the repository's root."""
+    package = path.relative_to(REPOSITORY).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join([*base, *([node.module] if node.module else [])])
+
+
+def test_arrows_point_one_way():
+    ours = {"benchmarks", "configs", "datasets", "demo", "eval", "eval_all", "heads", "proxyclip", "tools", "train"}
+    for folder, allowed in (("datasets", {"datasets"}), ("configs", {"configs", "datasets", "heads", "proxyclip"})):
+        files = sorted((REPOSITORY / folder).rglob("*.py"))
+        assert len(files) > 10
+        for path in files:
+            # The doctor is a script: like eval.py it may read the configurations. No module of datasets imports it.
+            more = {"configs"} if path.name == "doctor.py" else set()
+            used = {name.partition(".")[0] for name in imported(path)} & ours
+            assert used <= allowed | more, path
+            assert "datasets.doctor" not in set(imported(path))
+
+
+def test_datasets_is_ours():
+    assert Path(datasets.__file__).is_relative_to(REPOSITORY)
