@@ -1,82 +1,70 @@
 """The pairs of models that have a name of their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxyclip import vfm
 from proxyclip.errors import InputError, nearest
+
+# CLIP: parameters of both towers, where the weights are, their licence
+CLIPS = {
+    "ViT-B-16:openai": (149_620_737, "timm/vit_base_patch16_clip_224.openai", "MIT"),
+    "ViT-L-14:openai": (427_616_513, "timm/vit_large_patch14_clip_224.openai", "MIT"),
+    "ViT-H-14:laion2b_s32b_b79k": (986_109_441, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "MIT"),
+}
+PAIRS = {
+    "vitb16-dino": ("ViT-B-16:openai", "dino-vitb8"),  # the paper's
+    "vitl14-dino": ("ViT-L-14:openai", "dino-vitb8"),
+    "vith14-dino": ("ViT-H-14:laion2b_s32b_b79k", "dino-vitb8"),
+    "vitb16-dinov2": ("ViT-B-16:openai", "dinov2-vitb14-reg"),
+    "vitb16-dinov3": ("ViT-B-16:openai", "dinov3-vitb16"),
+    "vitb16-mae": ("ViT-B-16:openai", "mae-vitb16"),
+    "vitb16-sam": ("ViT-B-16:openai", "sam-vitb"),
+}
 
 
 @dataclass(frozen=True)
 class Preset:
     """A CLIP and a VFM, and what a user wants to know before downloading them.
 
-    `clip_parameters` counts CLIP's image and text towers; the VFM's numbers are in its own file.
+    `parameters` and `megabytes` (10^6 bytes to download, about) count both models. `settings` holds what differs from
+    the paper's settings; `sources` are the hub's repositories.
     """
 
     name: str
     clip: str
     vfm: str
-    clip_parameters: int
-    clip_source: str
-    clip_licence: str = "MIT"
-
-    @property
-    def variant(self):
-        """What the VFM's own file says of it."""
-        family, variant = vfm.find(self.vfm)
-        return vfm.family(family).VARIANTS[variant]
-
-    @property
-    def parameters(self) -> int:
-        """Of both models."""
-        return self.clip_parameters + self.variant.parameters
-
-    @property
-    def megabytes(self) -> int:
-        """To download, about: four bytes a parameter, in units of 10^6 bytes."""
-        return round(self.parameters * 4 / 1e6)
-
-    @property
-    def sources(self) -> tuple[str, str]:
-        """The hub's repositories of the CLIP and the VFM."""
-        return self.clip_source, self.variant.repository
-
-    @property
-    def licence(self) -> str:
-        """Of the CLIP's and the VFM's weights."""
-        return f"{self.clip_licence}, {self.variant.licence}"
+    parameters: int
+    megabytes: int
+    sources: tuple[str, str]
+    licence: str
+    settings: dict = field(default_factory=dict)
 
 
-CLIP_B = ("ViT-B-16:openai", 149_620_737, "timm/vit_base_patch16_clip_224.openai")
-CLIP_L = ("ViT-L-14:openai", 427_616_513, "timm/vit_large_patch14_clip_224.openai")
-CLIP_H = ("ViT-H-14:laion2b_s32b_b79k", 986_109_441, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
-
-PRESETS = {
-    name: Preset(name, clip, vfm_name, parameters, source)
-    for name, (clip, parameters, source), vfm_name in (
-        ("vitb16-dino", CLIP_B, "dino-vitb8"),  # the paper's
-        ("vitl14-dino", CLIP_L, "dino-vitb8"),
-        ("vith14-dino", CLIP_H, "dino-vitb8"),
-        ("vitb16-dinov2", CLIP_B, "dinov2-vitb14-reg"),
-        ("vitb16-dinov3", CLIP_B, "dinov3-vitb16"),
-        ("vitb16-mae", CLIP_B, "mae-vitb16"),
-        ("vitb16-sam", CLIP_B, "sam-vitb"),
-    )
-}
+def names() -> list[str]:
+    """All presets."""
+    return [*PAIRS]
 
 
 def find(name: str) -> Preset:
     """The preset of that name; an unknown one raises InputError with the nearest names."""
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
-    return PRESETS[name]
+    if name not in names():
+        raise InputError(f"unknown preset {name!r}; {nearest(name, names())}")
+    clip, vfm_name = PAIRS[name]
+    parameters, source, licence = CLIPS[clip]
+    family, variant = vfm.find(vfm_name)
+    facts = vfm.family(family).VARIANTS[variant]
+    parameters += facts.parameters
+    sources = f"huggingface.co/{source}", f"huggingface.co/{facts.repository}"
+    licences = f"{licence}, {facts.licence}"
+    return Preset(name, clip, vfm_name, parameters, round(parameters * 4 / 1e6), sources, licences)
 
 
 def presets() -> list[Preset]:
     """Prints every preset's name, parameters, download size, licences, models and sources, and returns them all."""
-    for preset in PRESETS.values():
+    found = [find(name) for name in names()]
+    for preset in found:
         size = f"{preset.parameters / 1e6:5.0f} M parameters, {preset.megabytes / 1e3:.1f} GB to download"
         print(f"{preset.name:<14}{size}, licences {preset.licence}")
         for model, source in zip((preset.clip, preset.vfm), preset.sources, strict=True):
-            print(f"{'':<14}  {model:<27} huggingface.co/{source}")
-    return list(PRESETS.values())
+            print(f"{'':<14}  {model:<27} {source}")
+    return found

@@ -12,6 +12,17 @@ from proxyclip.sliding import Windows
 from proxyclip.text import check_templates, default_templates
 
 MAE_SIZE = 224  # MAE is built for the window's size; without windows for its own
+PAPER = {
+    "beta": 1.2,
+    "gamma": 3.0,
+    "short_side": 336,
+    "crop": 336,
+    "stride": 112,
+    "multiple": 56,
+    "logit_scale": 40.0,
+    "templates": None,
+    "vfm_layer": None,
+}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,11 +34,11 @@ def load(
     checkpoint_clip: str | Path | None = None,
     checkpoint_vfm: str | Path | None = None,
     attention: str = "proxy",
-    beta: float = 1.2,
-    gamma: float = 3.0,
-    short_side: int = 336,
-    crop: int = 336,
-    stride: int = 112,
+    beta: float | None = None,
+    gamma: float | None = None,
+    short_side: int | None = None,
+    crop: int | None = None,
+    stride: int | None = None,
     templates=None,
     vfm_features: str = "tokens",
     vfm_layer: int | None = None,
@@ -40,9 +51,10 @@ def load(
     weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like, "hf:ORGANISATION/MODEL", or
     "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to use instead of a download.
     attention: "proxy", or for comparison "value" (MaskCLIP) or "vanilla" (CLIP's own last block); those need no VFM.
-    beta, gamma: of the proxy attention. short_side, crop, stride: in pixels, what the photograph is resized to and how
-    it is cut (short_side 0: not resized; crop 0: one window). templates: prompts with a {} for the name; default are
-    CLIP's 80. vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer: the VFM's block to take them from (from 1).
+    beta, gamma: of the proxy attention (the paper's 1.2 and 3). short_side, crop, stride: in pixels, what the
+    photograph is resized to and how it is cut (336, 336 and 112; short_side 0: not resized; crop 0: one window).
+    templates: prompts with a {} for the name (CLIP's 80). vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer:
+    the VFM's block to take them from, counted from 1. A preset may have settings of its own.
     device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is bf16 or fp16 on an
     accelerator and fp32, exact, on a CPU.
 
@@ -53,35 +65,50 @@ def load(
     for file in (checkpoint_clip, checkpoint_vfm):
         if file is not None and not Path(file).is_file():
             raise NotFound(f"checkpoint {file} does not exist")
-    windows = Windows(crop, stride)
-    if short_side < 0:
-        raise InputError(f"short_side is {short_side}; it is a length in pixels, or 0 to leave images as they are")
-    if not (beta >= 0 and gamma > 0):
-        raise InputError(f"beta is {beta} and gamma {gamma}; beta must not be negative and gamma must be positive")
-    place = resolve_device(device)
-    dtype = resolve_precision(precision, place)
+    settings = dict(PAPER)
     if preset is not None:
         pair = catalogue.find(preset)
         clip, vfm = clip or pair.clip, vfm or pair.vfm
+        settings |= pair.settings
     if clip is None or (vfm is None and attention == "proxy"):
-        raise InputError(f"name a preset, or a clip and a vfm; presets: {', '.join(catalogue.PRESETS)}")
+        raise InputError(f"name a preset, or a clip and a vfm; presets: {', '.join(catalogue.names())}")
+    given = {"beta": beta, "gamma": gamma, "short_side": short_side, "crop": crop, "stride": stride}
+    given |= {"templates": templates, "vfm_layer": vfm_layer}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    check_settings(settings)
+    place = resolve_device(device)
+    dtype = resolve_precision(precision, place)
     load_clip.parse(clip)
     if attention == "proxy":
         vfms.find(vfm.partition(":")[0])
-    templates = default_templates() if templates is None else check_templates(templates)
+    seen = None
+    if attention == "proxy":
+        window = settings["crop"] or MAE_SIZE
+        seen = vfms.load(vfm, checkpoint_vfm, features=vfm_features, layer=settings["vfm_layer"], window=window)
     model = ProxyCLIP(
         load_clip.load(clip, checkpoint_clip),
-        vfms.load(vfm, checkpoint_vfm, features=vfm_features, layer=vfm_layer, window=crop or MAE_SIZE)
-        if attention == "proxy"
-        else None,
-        templates,
+        seen,
+        default_templates() if settings["templates"] is None else check_templates(settings["templates"]),
         attention,
-        beta,
-        gamma,
-        short_side,
-        windows,
+        settings["beta"],
+        settings["gamma"],
+        settings["short_side"],
+        Windows(settings["crop"], settings["stride"], settings["multiple"]),
+        settings["logit_scale"],
     )
     return model.set_precision(dtype).to(place).eval()
+
+
+def check_settings(settings: dict) -> None:
+    """What can be said before a model is loaded."""
+    Windows(settings["crop"], settings["stride"], settings["multiple"])
+    if settings["templates"] is not None:
+        check_templates(settings["templates"])
+    if settings["short_side"] < 0:
+        raise InputError(f"short_side is {settings['short_side']}; choose a length in pixels, or 0 to resize nothing")
+    if not (settings["beta"] >= 0 and settings["gamma"] > 0):
+        wrong = f"beta is {settings['beta']} and gamma {settings['gamma']}"
+        raise InputError(f"{wrong}; beta must not be negative and gamma must be positive")
 
 
 def resolve_device(device: str) -> torch.device:
