@@ -131,41 +131,54 @@ def timed(function) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def report(name: str, task: Task, subjects: dict[str, Subject], rounds: int) -> None:
-    """One task: all ways in turn, `rounds` times, then the medians."""
-    picture = image(task)
-    ways = {
-        "step by step": lambda: subjects["fp32"].step_by_step(task, picture),
-        "engine fp32": lambda: subjects["fp32"].engine(task, picture),
-        "engine bf16": lambda: subjects["bf16"].engine(task, picture),
-    }
-    seconds = {way: [] for way in ways}
-    inside = {"engine fp32": [], "engine bf16": []}
-    labels = {}
+@dataclass
+class Measurements:
+    """One task and one way: seconds of each round, in all and inside the transformers, and the labels."""
+
+    seconds: list[float]
+    inside: list[float]
+    labels: torch.Tensor | None = None
+
+
+WAYS = ("step by step", "engine fp32", "engine bf16")
+
+
+def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict[tuple[str, str], Measurements]:
+    """Every task in every way, one after the other, `rounds` times."""
+    found = {(name, way): Measurements([], []) for name in names for way in WAYS}
+    pictures = {name: image(TASKS[name]) for name in names}
     for _ in range(rounds):
-        for way, function in ways.items():
-            for subject in subjects.values():
-                subject.transformers.seconds = 0.0
-            took, labels[way] = timed(function)
-            seconds[way].append(took)
-            if way in inside:
-                inside[way].append(subjects[way.split()[1]].transformers.seconds)
-    model = subjects["fp32"].model
-    size = proxyclip.images.scaled_size(task.height, task.width, task.short_side)
-    windows = model.windows.count(size)
+        for (name, way), one in found.items():
+            subject = subjects["bf16" if way.endswith("bf16") else "fp32"]
+            run = subject.step_by_step if way == "step by step" else subject.engine
+            subject.transformers.seconds = 0.0
+            start = time.perf_counter()
+            one.labels = run(TASKS[name], pictures[name])
+            one.seconds.append(time.perf_counter() - start)
+            one.inside.append(subject.transformers.seconds)
+    return found
+
+
+def report(name: str, found: dict[tuple[str, str], Measurements], model) -> None:
+    """The three ways of one task; ratios are medians of each round's."""
+    task = TASKS[name]
+    windows = model.windows.count(proxyclip.images.scaled_size(task.height, task.width, task.short_side))
     print(f"\n{name}: {task.width}x{task.height}, {task.classes} classes, {windows} windows of 336x336")
-    for way in ways:
-        took = statistics.median(seconds[way])
-        line = f"  {way:<13}{took:8.2f} s"
-        if way in inside:
-            ratio = statistics.median(a / b for a, b in zip(seconds["step by step"], seconds[way], strict=True))
-            within = statistics.median(inside[way])
-            outside = statistics.median(1 - b / a for a, b in zip(seconds[way], inside[way], strict=True))
-            changed = (labels[way] != labels["step by step"]).float().mean()
-            flop = transformer_flop(model, windows) / within / 1e9
-            line += f"   {ratio:.2f}x   outside the transformers {outside:.1%}   {flop:.0f} GFLOP/s in them"
-            line += f"   pixels changed {changed:.4%}"
-        print(line, flush=True)
+    plain = found[name, WAYS[0]]
+    print(f"  {WAYS[0]:<13}{statistics.median(plain.seconds):8.2f} s")
+    for way in WAYS[1:]:
+        one = found[name, way]
+        outside = statistics.median(1 - b / a for a, b in zip(one.seconds, one.inside, strict=True))
+        changed = (one.labels != plain.labels).float().mean()
+        flop = transformer_flop(model, windows) / statistics.median(one.inside) / 1e9
+        print(
+            f"  {way:<13}{statistics.median(one.seconds):8.2f} s   {ratio(plain, one):.2f}x"
+            f"   outside the transformers {outside:.1%}   {flop:.0f} GFLOP/s in them   pixels changed {changed:.4%}"
+        )
+
+
+def ratio(a: Measurements, b: Measurements) -> float:
+    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
 def peak_memory(task: str, precision: str) -> float:
@@ -183,16 +196,21 @@ def compare(names: list[str], rounds: int) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     speeds = {"fp32": product_speed(torch.float32), "bf16": product_speed(torch.bfloat16)}
     print("4096³ matrix product: " + ", ".join(f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in speeds.items()))
-    subjects = {precision: Subject(precision) for precision in ("fp32", "bf16")}
+    # Before this process grows: Linux counts a parent's memory at the start of a child as the child's own peak.
+    memory = {(name, precision): peak_memory(name, precision) for name in names for precision in speeds}
+    subjects = {precision: Subject(precision) for precision in speeds}
     with torch.inference_mode():
         for subject in subjects.values():
             subject.engine(TASKS["small"], image(TASKS["small"]))  # the first run of a process also allocates and tunes
-        for name in names:
-            report(name, TASKS[name], subjects, rounds)
-    print()
+        found = measure(names, subjects, rounds)
     for name in names:
-        for precision in ("fp32", "bf16"):
-            print(f"peak memory of {name} in {precision}: {peak_memory(name, precision):.2f} GiB", flush=True)
+        report(name, found, subjects["fp32"].model)
+    print()
+    if {"large150", "large847"} <= {*names}:
+        more = ratio(found["large847", "engine fp32"], found["large150", "engine fp32"]) - 1
+        print(f"847 classes cost {more:.1%} more than 150 in fp32")
+    for (name, precision), peak in memory.items():
+        print(f"peak memory of {name} in {precision}: {peak:.2f} GiB")
 
 
 def parts() -> None:

@@ -62,8 +62,12 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     file = folder / "open_clip_config.json"
     if not file.is_file():
         raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is no CLIP in open_clip's layout")
-    settings = json.loads(file.read_text())
-    config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
+    try:
+        settings = json.loads(file.read_text())
+        config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
+        config["vision_cfg"], config["embed_dim"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not open_clip's ({type(error).__name__}: {error})") from error
     check_plain(str(folder), config)
     options = dict(text.get("tokenizer_kwargs", {}))
     if "bpe_path" in options:
@@ -90,7 +94,7 @@ def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: s
         load_strict(model, state, source)
     mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
     std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
-    return DenseCLIP(model.eval().requires_grad_(False), tokenizer, mean, std, name)
+    return DenseCLIP(model.requires_grad_(False), tokenizer, mean, std, name).eval()
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -128,7 +132,10 @@ def check_plain(name: str, config: dict) -> None:
 def is_plain(config: dict) -> bool:
     """Whether the image tower is a pre-norm vision transformer with a class token and ordinary attention."""
     vision = config["vision_cfg"]
-    unusual = ("timm_model_name", "attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_attn", "scale_heads")
+    unusual = (
+        *("timm_model_name", "attentional_pool", "qk_norm", "scaled_cosine_attn"),
+        *("scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
+    )
     plain_text = "hf_model_name" not in config.get("text_cfg", {})
     resnet = isinstance(vision.get("layers"), list)
     other_class = "multimodal_cfg" in config or config.get("custom_text", False)

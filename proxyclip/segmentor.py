@@ -60,8 +60,8 @@ class ProxyCLIP(nn.Module):
     def window_scores(self, crops: Tensor, words: Tensor) -> Tensor:
         """Cosines of every location with every word: (B, 3, c, c) in [0, 1] and (Q, E) -> (B, Q, h, w) float32."""
         patches = self.patch_embeddings(crops)  # (B, E, h, w)
-        patches = F.normalize(patches.float(), dim=1)
-        return torch.einsum("qe,behw->bqhw", words, patches)  # (B, Q, h, w)
+        unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
+        return (words @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
 
     def patch_embeddings(self, crops: Tensor) -> Tensor:
         """CLIP embeddings of the locations, (B, 3, c, c) -> (B, E, h, w), not normalised."""

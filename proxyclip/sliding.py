@@ -145,7 +145,7 @@ def decide(
     size: tuple[int, int],
     decision: Decision,
     keep: Iterable[int] = (),
-    tile_elements: int = 2_000_000,
+    tile_elements: int = 1_000_000,
     tile_columns: int = 64,
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """Labels (H, W) int64, the winning softmax probability (H, W), and the probability maps of the classes `keep`.
@@ -173,13 +173,25 @@ def decide(
             down = slice(top, top + tile_rows)
             weights, near = band(stitch_h, down, scores.device)
             tile = (weights @ strip[near].flatten(1)).unflatten(1, (queries, -1))  # (tile_h, Q, tile_w)
-            best, winner = tile.max(1)  # (tile_h, tile_w); the first query on ties
+            best, winner = best_query(tile)  # (tile_h, tile_w)
             total = tile.sub_(best[:, None]).exp_().sum(1)  # (tile_h, tile_w)
             labels[down, across] = class_of_query[winner]
             confidence[down, across] = 1 / total
             for index, probability in kept.items():
                 probability[down, across] = tile[:, class_of_query == index].amax(1) / total
     return torch.where(confidence < decision.threshold, 0, labels), confidence, kept
+
+
+def best_query(tile: Tensor, block: int = 32) -> tuple[Tensor, Tensor]:
+    """Maximum over the queries of (h, Q, w) and which query has it, the first on ties; both (h, w).
+
+    PyTorch finds a maximum ten times as fast as a maximum with its place. So the place is sought in two steps: which
+    block of queries, then which of that block.
+    """
+    best, blocks = torch.stack([part.amax(1) for part in tile.split(block, dim=1)], dim=1).max(1)  # (h, w)
+    members = blocks[:, None] * block + torch.arange(block, device=tile.device)[:, None]  # (h, block, w)
+    within = tile.gather(1, members.clamp(max=tile.shape[1] - 1)).argmax(1)  # (h, w)
+    return best, blocks * block + within
 
 
 def band(matrix: Tensor, rows: slice, device: torch.device) -> tuple[Tensor, slice]:

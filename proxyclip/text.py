@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 
 import torch
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from proxyclip.clip import DenseCLIP
 from proxyclip.errors import InputError
+from proxyclip.files import write_whole
 from proxyclip.libraries import import_library
 from proxyclip.weights import cache_folder
 
@@ -27,7 +26,7 @@ def encode_queries(clip: DenseCLIP, queries: tuple[str, ...], templates: tuple[s
     in it; a progress bar shows while many are encoded.
     """
     file = cache_folder() / "text" / f"{cache_key(clip, queries, templates)}.safetensors"
-    embeddings = read_cache(file, len(queries))
+    embeddings = read_cache(file, (len(queries), clip.visual.proj.shape[1]))
     if embeddings is None:
         embeddings = encode_prompts(clip, [t.replace("{}", q) for q in queries for t in templates])  # (Q * T, E)
         embeddings = F.normalize(embeddings, dim=-1).unflatten(0, (len(queries), len(templates))).mean(1)  # (Q, E)
@@ -70,7 +69,7 @@ def cache_key(clip: DenseCLIP, queries: tuple[str, ...], templates: tuple[str, .
     return hashlib.sha256(json.dumps([clip.fingerprint, templates, queries]).encode()).hexdigest()[:32]
 
 
-def read_cache(file, count: int) -> Tensor | None:
+def read_cache(file, shape: tuple[int, int]) -> Tensor | None:
     """The cached embeddings, or None where there are none that can be used."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -79,7 +78,7 @@ def read_cache(file, count: int) -> Tensor | None:
         return None
     try:
         embeddings = load_file(file)["embeddings"]
-        if len(embeddings) == count and embeddings.isfinite().all():
+        if embeddings.shape == shape and embeddings.isfinite().all():
             return embeddings
         reason = "wrong size or values"
     except (SafetensorError, OSError, KeyError) as error:
@@ -89,13 +88,11 @@ def read_cache(file, count: int) -> Tensor | None:
 
 
 def write_cache(file, embeddings: Tensor) -> None:
-    """Writes beside the file and renames, so that a reader never meets half a file."""
+    """So that a reader never meets half a file; a folder that cannot be written to costs time, nothing else."""
     from safetensors.torch import save
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            part.write(save({"embeddings": embeddings.contiguous()}))
-        os.replace(part.name, file)
+        write_whole(file, lambda part: part.write(save({"embeddings": embeddings.contiguous()})))
     except OSError as error:
         warnings.warn(f"text embeddings cannot be cached ({error}); they will be computed again", stacklevel=2)

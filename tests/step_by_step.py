@@ -102,6 +102,25 @@ def segment(
     attention_kind="proxy", beta=1.2, gamma=3.0, logit_scale=40.0, threshold=0.0, multiple=56,
 ):  # fmt: skip
     """Labels (H, W) and class probabilities (K, H, W) at `size` of a picture (3, h, w) in [0, 1]."""
+    if crop == 0:
+        logits = window_logits(clip, vfm, words, picture, attention_kind, beta, gamma)[None]
+    else:
+        logits = stitched(clip, vfm, words, picture, crop, stride, attention_kind, beta, gamma, multiple)
+    logits = F.interpolate(logits, size, mode="bilinear")[0]
+    probabilities = torch.softmax(logits * logit_scale, dim=0)  # (Q, H, W)
+    classes = torch.stack(
+        [
+            probabilities[[q for q, k in enumerate(class_of_query) if k == index]].amax(0)
+            for index in range(max(class_of_query) + 1)
+        ]
+    )  # (K, H, W)
+    best, labels = classes.max(0)
+    labels[best < threshold] = 0
+    return labels, classes
+
+
+def stitched(clip, vfm, words, picture, crop, stride, attention_kind, beta, gamma, multiple):
+    """Cosines (1, Q, h, w) of a picture (3, h, w), averaged over its windows."""
     _, height, width = picture.shape
     total = torch.zeros(len(words), height, width)
     count = torch.zeros(height, width)
@@ -120,14 +139,4 @@ def segment(
             logits = F.interpolate(logits[None], padded.shape[1:], mode="bilinear")[0]
             total[:, top:bottom, left:right] += logits[:, above : above + h, before : before + w]
             count[top:bottom, left:right] += 1
-    logits = F.interpolate((total / count)[None], size, mode="bilinear")[0]
-    probabilities = torch.softmax(logits * logit_scale, dim=0)  # (Q, H, W)
-    classes = torch.stack(
-        [
-            probabilities[[q for q, k in enumerate(class_of_query) if k == index]].amax(0)
-            for index in range(max(class_of_query) + 1)
-        ]
-    )  # (K, H, W)
-    best, labels = classes.max(0)
-    labels[best < threshold] = 0
-    return labels, classes
+    return (total / count)[None]
