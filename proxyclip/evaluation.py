@@ -1,0 +1,143 @@
+"""A model meets a benchmark: every image is segmented, compared with its label and counted.
+
+It knows neither models nor datasets: `predict` is any function from a picture to labels, `samples` any sequence of
+images with labels. Every image is segmented on its own, never in one batch with another: its labels then depend on
+itself alone, and the result is the same with any number of processes and after any number of stops.
+
+Shapes: K classes, H × W a label's size, h × w the resized picture's.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxyclip.distributed import Ranks
+from proxyclip.errors import InputError
+from proxyclip.images import to_tensor
+from proxyclip.metric import confusion, scores
+from proxyclip.progress import Progress, Tally
+from proxyclip.reading import Ready, read_ahead
+from proxyclip.segmentor import ProxyCLIP, check_batch, check_threshold, tiles
+from proxyclip.shown import shown
+from proxyclip.sliding import Decision, decide, mosaics
+from proxyclip.vocabulary import Vocabulary
+
+SAVE_EVERY = 5.0  # seconds between two saves of the progress: the most that a kill costs
+
+Predict = Callable[[Tensor, tuple[int, int]], np.ndarray]
+
+
+def predictor(model: ProxyCLIP, classes, threshold: float = 0.0, batch_windows: int | None = None) -> Predict:
+    """A function (3, h, w) RGB in [0, 1], (H, W) -> labels (H, W), integers: the model, asked for those classes.
+
+    classes: queries in label order, "car; truck" for a class with two. threshold, batch_windows: see
+    `ProxyCLIP.segment`. Raises InputError for unusable classes.
+    """
+    vocabulary = Vocabulary.parse(classes)
+    decision = Decision(torch.tensor(vocabulary.class_of_query), model.logit_scale, check_threshold(threshold))
+    batch_windows = check_batch(batch_windows, model.device)
+    window_scores = partial(model.window_scores, words=model.embed_words(vocabulary))
+
+    @torch.inference_mode()
+    def predict(picture: Tensor, size: tuple[int, int]) -> np.ndarray:
+        picture = picture.to(model.device)
+        mosaic = next(mosaics(window_scores, [picture], model.windows, model.clip.mean, batch_windows))
+        return decide(mosaic, model.windows, size, decision, **tiles(model.device))[0].cpu().numpy()  # (H, W)
+
+    return predict
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation runs; the result does not depend on any of it, save for images that are skipped.
+
+    workers: processes that read ahead. skip_bad: images and labels that cannot be read are counted and left out instead
+    of ending the run. save_every: seconds. keep: called with each image's `Ready` and prediction (H, W).
+    """
+
+    workers: int = 1
+    skip_bad: bool = False
+    save_every: float = SAVE_EVERY
+    keep: Callable[[Ready, np.ndarray], None] | None = None
+
+
+def evaluate(
+    predict: Predict,
+    samples,
+    classes: int,
+    short_side: int,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+    limit: int | None = None,
+    ranks: Ranks | None = None,
+    name: str = "evaluation",
+) -> Tally | None:
+    """The counts of all images of `samples`, on rank 0; None on the others.
+
+    samples: see `read_ahead`. classes: K. progress: where to keep what is counted; with `resume` the images that are
+    counted there already are left out. limit: only the first so many images. name: of the progress bar.
+    Raises InputError for an image or label that cannot be used, unless settings.skip_bad.
+    """
+    settings, ranks = settings or Settings(), ranks or Ranks()
+    earlier = Tally.empty(classes)
+    if progress and ranks.first:
+        earlier = earlier_counts(progress, classes, resume)
+    done, session = ranks.from_first((earlier.done, progress.session if progress else 0))
+    if progress:
+        progress.session = session
+    stems = [item.stem for item in samples.items[:limit]]
+    todo = [index for index, stem in enumerate(stems) if stem not in done]
+
+    stream = read_ahead(samples, ranks.share(todo), short_side, settings.workers)
+    stream = shown(stream, len(stems), len(done), ranks, name)
+    own = count(predict, stream, classes, settings, progress, ranks)
+    total = Tally(ranks.sum(own.matrix))
+    for images, skipped, seconds in ranks.gather((own.images, own.skipped, own.seconds)):
+        total += Tally(np.zeros_like(total.matrix), images, skipped, seconds)
+    return earlier + total if ranks.first else None
+
+
+def earlier_counts(progress: Progress, classes: int, resume: bool) -> Tally:
+    """What there is to go on from; a run that starts anew forgets it."""
+    if not resume and progress.parts():
+        print("a stopped run of the same protocol is given up; --resume would have gone on with it", flush=True)
+        progress.clear()
+    return progress.earlier(classes)
+
+
+def count(predict: Predict, stream, classes: int, settings: Settings, progress: Progress | None, ranks: Ranks) -> Tally:
+    """Segments and counts what the stream brings, and saves the counts every few seconds."""
+    tally = Tally.empty(classes)
+    started = saved = time.monotonic()
+    try:
+        for ready in stream:
+            if ready.problem:
+                if not settings.skip_bad:
+                    raise InputError(f"{ready.problem} (--skip-bad leaves such images out)")
+                tally.skipped[ready.stem] = ready.problem
+            else:
+                labels = predict(to_tensor(ready.picture), ready.label.shape)  # (H, W)
+                if settings.keep:
+                    settings.keep(ready, labels)
+                counts = confusion(labels, ready.label, classes)  # (K, K)
+                alone = scores(counts)
+                tally.matrix += counts
+                tally.images[ready.stem] = alone["aAcc"], alone["mIoU_present"]
+            now = time.monotonic()
+            tally.seconds = now - started if ranks.first else 0.0
+            if progress and now - saved >= settings.save_every:
+                progress.save(tally, ranks.rank)
+                saved = now
+    except Exception:  # not KeyboardInterrupt: that may fall between a matrix and the name of its image
+        if progress:
+            progress.save(tally, ranks.rank)
+        raise
+    if progress:
+        progress.save(tally, ranks.rank)
+    return tally

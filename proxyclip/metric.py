@@ -1,0 +1,135 @@
+"""How good a segmentation is: one confusion matrix over all images, and the scores that are read off it.
+
+Shapes: K classes; the matrix is (K, K) int64, rows the labels, columns the predictions.
+"""
+
+import numpy as np
+
+
+class ConfusionMatrix:
+    """Counts of pixels, labelled i and predicted j, over any number of images.
+
+    `classes` is K. `matrix` is (K, K) int64: 5000 images of 2 megapixels are 10^10 pixels, which 32 bits do not hold.
+    Matrices of disjoint sets of images add up to that of their union, exactly.
+    """
+
+    def __init__(self, classes: int, matrix: np.ndarray | None = None):
+        self.classes = classes
+        self.matrix = np.zeros((classes, classes), np.int64) if matrix is None else np.asarray(matrix, np.int64)
+
+    def add(self, prediction, label, void: int = -1) -> np.ndarray:
+        """Counts one image and returns its own matrix (K, K).
+
+        prediction, label: integer maps of the same shape, numpy or torch. Pixels labelled `void` or below zero are
+        not counted. Raises ValueError for shapes that differ and for values that are no class.
+        """
+        counts = confusion(prediction, label, self.classes, void)
+        self.matrix += counts
+        return counts
+
+    def scores(self) -> dict:
+        """Percentages of the whole matrix; see `scores`."""
+        return scores(self.matrix)
+
+    def seen_unseen(self, unseen) -> dict:
+        """Zero-shot percentages of the whole matrix; see `seen_unseen`."""
+        return seen_unseen(self.matrix, unseen)
+
+
+def confusion(prediction, label, classes: int, void: int = -1) -> np.ndarray:
+    """The (K, K) int64 matrix of one image; arguments and errors as in `ConfusionMatrix.add`."""
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    if prediction.shape != label.shape:
+        raise ValueError(f"the prediction is {prediction.shape}, the label {label.shape}: their sizes must agree")
+    counted = label != void
+    if label.dtype.kind != "u":
+        counted &= label >= 0
+    label = label[counted].astype(np.int64)  # (N,), N pixels that count
+    prediction = prediction[counted].astype(np.int64)  # (N,)
+    for name, values in (("label", label), ("prediction", prediction)):
+        if values.size and not 0 <= values.min() <= values.max() < classes:
+            wrong = values[(values < 0) | (values >= classes)][0]
+            raise ValueError(f"{name} value {wrong} is none of the {classes} classes (0 to {classes - 1})")
+    return np.bincount(label * classes + prediction, minlength=classes**2).reshape(classes, classes)  # (K, K)
+
+
+def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and accuracy of each class in percent, (K,) each; nan where nothing was to be found.
+
+    IoU is nan for a class that is neither labelled nor predicted, accuracy (recall) for one that is not labelled.
+    """
+    hit, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)  # (K,) each
+    return percent(hit, labelled + predicted - hit), percent(hit, labelled)
+
+
+def scores(matrix: np.ndarray) -> dict:
+    """aAcc, mIoU, mAcc, fwIoU, the other average, and per-class figures, all in percent.
+
+    Two averages, because published numbers use either:
+    - mIoU and mAcc, as mmsegmentation: over classes whose figure exists. A class that is predicted but never labelled
+      has IoU 0 and counts.
+    - mIoU_present, as detectron2: over classes that are labelled somewhere. (For accuracy the two are the same.)
+
+    `per_class` has lists IoU and Acc (None where there is none) and the pixel counts labelled and predicted.
+    `never_predicted` and `zero_IoU` are the shares of the labelled classes that no pixel was given to and that have
+    IoU 0. All are nan for an empty matrix.
+    """
+    iou, accuracy = per_class(matrix)
+    labelled, predicted = matrix.sum(1), matrix.sum(0)  # (K,) each
+    present = labelled > 0
+    return {
+        "aAcc": share(matrix.trace(), matrix.sum()),
+        "mIoU": mean(iou),
+        "mAcc": mean(accuracy),
+        "mIoU_present": mean(iou[present]),
+        "mAcc_present": mean(accuracy[present]),
+        "fwIoU": share((iou[present] / 100 * labelled[present]).sum(), labelled.sum()),
+        "never_predicted": share((predicted[present] == 0).sum(), present.sum()),
+        "zero_IoU": share((iou[present] == 0).sum(), present.sum()),
+        "per_class": {
+            "IoU": or_none(iou),
+            "Acc": or_none(accuracy),
+            "labelled": labelled.tolist(),
+            "predicted": predicted.tolist(),
+        },
+    }
+
+
+def seen_unseen(matrix: np.ndarray, unseen) -> dict:
+    """Generalised zero-shot scores in percent: pAcc, mIoU(S), mIoU(U), hIoU (Xian et al., 2019).
+
+    unseen: indices of the classes that training did not show; all others are seen. Every class competes everywhere:
+    the split only says over which classes the IoUs of the one matrix are averaged. hIoU is the harmonic mean of both.
+    """
+    iou, _ = per_class(matrix)
+    is_unseen = np.zeros(len(matrix), bool)
+    is_unseen[list(unseen)] = True
+    seen_mean, unseen_mean = mean(iou[~is_unseen]), mean(iou[is_unseen])
+    both = seen_mean + unseen_mean
+    return {
+        "pAcc": share(matrix.trace(), matrix.sum()),
+        "mIoU(S)": seen_mean,
+        "mIoU(U)": unseen_mean,
+        "hIoU": 2 * seen_mean * unseen_mean / both if both else 0.0,
+    }
+
+
+def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 * part / whole, nan where the whole is zero; (K,) -> (K,) float64."""
+    return np.divide(100.0 * part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def share(part, whole) -> float:
+    """100 * part / whole as a float; nan where the whole is zero."""
+    return 100.0 * float(part) / float(whole) if whole else float("nan")
+
+
+def mean(values: np.ndarray) -> float:
+    """Average of those that are not nan; nan where there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def or_none(values: np.ndarray) -> list:
+    """A list for JSON, which has no nan."""
+    return [None if np.isnan(value) else float(value) for value in values]

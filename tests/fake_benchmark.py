@@ -1,0 +1,53 @@
+"""A benchmark and a model that are computed, not read: for tests of what lies between the two."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+CLASSES = 5
+
+
+class Item(NamedTuple):
+    stem: str
+
+
+class Samples:
+    """`count` images of differing sizes; those of `broken` cannot be read."""
+
+    def __init__(self, count: int, broken=()):
+        self.items = [Item(f"folder/image{index:03d}") for index in range(count)]
+        self.broken = broken
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise ValueError(f"image{index:03d}.jpg is truncated")
+        random = np.random.default_rng(index)
+        size = 20 + index % 7, 24 + index % 5
+        label = random.integers(-1, CLASSES, size)
+        return self.items[index].stem, random.integers(0, 256, (*size, 3), np.uint8), label.astype(np.int32)
+
+
+def predict(picture, size):
+    """Labels (H, W) that depend on every pixel of the picture (3, h, w) and on the size, on nothing else."""
+    seed = int(picture.double().sum() * 1000)
+    return np.random.default_rng(seed).integers(0, CLASSES, size)
+
+
+def expected(indices) -> np.ndarray:
+    """The matrix (K, K) of those images, counted pixel by pixel."""
+    import torch
+
+    from proxyclip.images import resize, scaled_size
+
+    samples, matrix = Samples(1000), np.zeros((CLASSES, CLASSES), np.int64)
+    for index in indices:
+        _, image, label = samples[index]
+        picture = torch.from_numpy(resize(image, scaled_size(*image.shape[:2], 16)))  # (h, w, 3)
+        prediction = predict(picture.permute(2, 0, 1).float() / 255, label.shape)
+        for true, guess in zip(label.ravel(), prediction.ravel(), strict=True):
+            if true >= 0:
+                matrix[true, guess] += 1
+    return matrix

@@ -1,0 +1,46 @@
+"""Several connected processes without torchrun's start-up: forked, so that torch need not be imported again."""
+
+import multiprocessing
+import os
+import signal
+import socket
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(world: int, work, *arguments) -> list:
+    """`work(ranks, *arguments)` in `world` processes."""
+    port, context = free_port(), multiprocessing.get_context("fork")
+    processes = [context.Process(target=enter, args=(rank, world, port, work, arguments)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def enter(rank, world, port, work, arguments):
+    from proxyclip.distributed import joined
+
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in here.items()})
+    with joined() as ranks:
+        work(ranks, *arguments)
+
+
+def finish(processes) -> None:
+    """Waits, and fails if one of them failed."""
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def kill(processes) -> None:
+    """Kill -9."""
+    for process in processes:
+        assert process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
