@@ -14,6 +14,8 @@ from proxyclip.images import normalise
 from proxyclip.linear import linear
 from proxyclip.weights import fingerprint
 
+TABLES_KEPT = 16  # whole images come in many sizes
+
 
 class DenseCLIP(nn.Module):
     """An open_clip model that gives an embedding for every patch instead of one for the image.
@@ -61,6 +63,8 @@ class DenseCLIP(nn.Module):
             return table
         key = (height, width, table.dtype, table.device)
         if key not in self._position_tables:
+            if len(self._position_tables) == TABLES_KEPT:
+                self._position_tables.clear()
             rows, columns = self.visual.grid_size
             grid = table[1:].float().unflatten(0, (rows, columns)).permute(2, 0, 1)[None]  # (1, D, M, M)
             scale = ((height + 0.1) / rows, (width + 0.1) / columns)

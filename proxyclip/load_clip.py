@@ -56,18 +56,23 @@ def parse(spec: str) -> tuple[str, str, str | None]:
     return name, weights or best, None
 
 
+def patch_size(spec: str) -> int:
+    """The side of a CLIP's patches in pixels, from its configuration alone."""
+    open_clip = import_library("open_clip")
+    file = Path(spec) / "open_clip_config.json"
+    if file.is_file():
+        return read_folder_config(file)["model_cfg"]["vision_cfg"].get("patch_size", 16)
+    return open_clip.get_model_config(parse(spec)[0])["vision_cfg"].get("patch_size", 16)
+
+
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     """From open_clip's own folder layout: open_clip_config.json, weights beside it, paths in it relative to it."""
     open_clip = import_library("open_clip")
     file = folder / "open_clip_config.json"
     if not file.is_file():
         raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is no CLIP in open_clip's layout")
-    try:
-        settings = json.loads(file.read_text())
-        config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
-        config["vision_cfg"], config["embed_dim"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not open_clip's ({type(error).__name__}: {error})") from error
+    settings = read_folder_config(file)
+    config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
     check_plain(str(folder), config)
     options = dict(text.get("tokenizer_kwargs", {}))
     if "bpe_path" in options:
@@ -84,12 +89,26 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     )
 
 
+def read_folder_config(file: Path) -> dict:
+    """open_clip_config.json, with at least what is read of it here."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        config = settings["model_cfg"]
+        config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not open_clip's ({type(error).__name__}: {error})") from error
+    return settings
+
+
 def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: str) -> DenseCLIP:
     """The model with the weights in it; `state` None leaves the library's random ones, from a seed of their own."""
     open_clip = import_library("open_clip")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = open_clip.CLIP(**config)
+        try:
+            model = open_clip.CLIP(**config)
+        except TypeError as error:
+            raise InputError(f"open_clip cannot build {name} from its configuration: {error}") from error
     if state is not None:
         load_strict(model, state, source)
     mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)

@@ -7,7 +7,7 @@ import torch
 from proxyclip import catalogue, load_clip
 from proxyclip import vfm as vfms
 from proxyclip.errors import InputError, NotFound, nearest
-from proxyclip.segmentor import ATTENTIONS, ProxyCLIP
+from proxyclip.segmentor import ATTENTIONS, ProxyCLIP, check_crop
 from proxyclip.sliding import Windows
 from proxyclip.text import check_templates, default_templates
 
@@ -79,6 +79,7 @@ def load(
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
     load_clip.parse(clip)
+    check_crop(settings["crop"], load_clip.patch_size(clip))
     if attention == "proxy":
         vfms.find(vfm.partition(":")[0])
     seen = None

@@ -49,9 +49,7 @@ class ProxyCLIP(nn.Module):
     ):
         super().__init__()
         windows = windows or Windows()
-        patch = max(clip.patch_size, vfm.patch_size if vfm is not None else 0)
-        if windows.crop and windows.crop < patch:
-            raise InputError(f"crop {windows.crop} is smaller than one patch of {patch} pixels; choose crop >= {patch}")
+        check_crop(windows.crop, max(clip.patch_size, vfm.patch_size if vfm is not None else 0))
         self.clip, self.vfm, self.templates = clip, vfm, templates
         self.attention, self.beta, self.gamma = attention, beta, gamma
         self.short_side, self.windows, self.logit_scale = short_side, windows, logit_scale
@@ -177,6 +175,11 @@ class ProxyCLIP(nn.Module):
 def tiles(device: torch.device) -> dict:
     """How much of the label map is decided at a time: what fits a processor's cache, or what fills an accelerator."""
     return {} if device.type == "cpu" else {"tile_elements": 100_000_000, "tile_columns": 512}
+
+
+def check_crop(crop: int, patch: int) -> None:
+    if 0 < crop < patch:
+        raise InputError(f"crop {crop} is smaller than one patch of {patch} pixels; choose crop >= {patch}")
 
 
 def check_batch(batch_windows: int | None, device: torch.device) -> int:

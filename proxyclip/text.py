@@ -65,8 +65,9 @@ def check_templates(templates) -> tuple[str, ...]:
 
 
 def cache_key(clip: DenseCLIP, queries: tuple[str, ...], templates: tuple[str, ...]) -> str:
-    """Changes with the weights, the templates and the names, with nothing else."""
-    return hashlib.sha256(json.dumps([clip.fingerprint, templates, queries]).encode()).hexdigest()[:32]
+    """Changes with the weights, the templates, the names and how the tokenizer reads these, with nothing else."""
+    tokens = clip.tokenizer([*queries, *templates]).tolist()
+    return hashlib.sha256(json.dumps([clip.fingerprint, templates, queries, tokens]).encode()).hexdigest()[:32]
 
 
 def read_cache(file, shape: tuple[int, int]) -> Tensor | None:
