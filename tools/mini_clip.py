@@ -1,0 +1,180 @@
+"""Trains the tiny CLIP: an open_clip model whose VALUE features also answer for words, because those are what is used.
+
+Contrast of whole captions alone gives good matching of pictures and no usable dense features. So the same batch also
+learns which phrases are true of a crop, twice: from the image embedding, and from the best of the patches' value-path
+embeddings (value projection, output projection, last norm, projection: what inference mixes). No mask and no pixel
+takes part: a phrase is true of a crop or it is not.
+
+B crops, T phrases, N patches, D width, E joint embedding.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets import scenes
+from proxyclip.libraries import import_library
+from tools import mini_words
+from tools.mini_data import Scenes, crop_batch
+from tools.mini_loop import adamw, train
+
+CROP, PATCH = 64, 8
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # every CLIP's
+LARGE, SMALL = (40, 128), (26, 49)  # sides of the crops in the scene, in pixels
+BATCH = 128
+LEARNING_RATE = 1.5e-3
+SMALL_SHARE = 0.75  # of the batches: near views teach patches, wide views teach scenes
+DENSE_WEIGHT = 2.0
+
+
+def model_config(vocabulary_size, vocabulary_file):
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": CROP, "layers": 6, "width": 128, "head_width": 32, "patch_size": PATCH},
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": vocabulary_size,
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+            "tokenizer_kwargs": {"bpe_path": vocabulary_file},
+        },
+    }
+
+
+def new_clip(config):
+    """An open_clip model with random weights."""
+    text = {name: value for name, value in config["text_cfg"].items() if name != "tokenizer_kwargs"}
+    return import_library("open_clip").CLIP(config["embed_dim"], config["vision_cfg"], text)
+
+
+class Lesson(nn.Module):
+    """The CLIP and the four numbers that turn its cosines into odds; the numbers are left behind after training."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip = clip
+        self.image_scale, self.image_bias = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.tensor(-2.0))
+        self.patch_scale, self.patch_bias = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.tensor(-2.0))
+        # How often each class is seen: without these odds the common classes, all stuff, would win everywhere.
+        self.register_buffer("frequency", torch.full((len(scenes.CLASSES),), 0.12))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1))
+
+    def forward(self, batch):
+        images = (batch["images"].to(self.mean.device).float() / 255 - self.mean) / self.deviation  # (B, 3, r, r)
+        whole, patches = self.see(images)  # (B, E), (B, N, E)
+        phrases = self.read(batch["phrases"])  # (T, E)
+        targets, counted = batch["targets"].to(whole.device), batch["counted"].to(whole.device)  # (B, T)
+        odds = self.usual_odds(targets)  # (T)
+
+        answers = self.image_scale.exp() * whole @ phrases.T + self.image_bias + odds  # (B, T)
+        image_loss = _sigmoid_loss(answers, targets, counted)
+        similarity = patches @ phrases.T  # (B, N, T)
+        sharpness = 10.0 if similarity.shape[1] <= 16 else 15.0
+        best = torch.logsumexp(similarity * sharpness, 1) - math.log(similarity.shape[1])  # (B, T)
+        answers = self.patch_scale.exp() * best / sharpness + self.patch_bias + odds  # (B, T)
+        patch_loss = _sigmoid_loss(answers, targets, counted)
+
+        loss, numbers = image_loss + DENSE_WEIGHT * patch_loss, {"image": image_loss.item(), "patch": patch_loss.item()}
+        if "captions" in batch:
+            logits = self.clip.logit_scale.exp().clamp(max=100) * whole @ self.read(batch["captions"]).T  # (B, B)
+            own = torch.arange(len(logits), device=logits.device)
+            contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+            loss, numbers["caption"] = loss + contrast, contrast.item()
+        return loss, numbers
+
+    def usual_odds(self, targets):
+        """The log-odds of each phrase: classes from a running average, phrases with colours from this batch."""
+        classes = len(self.frequency)
+        if self.training:
+            self.frequency.lerp_(targets[:, :classes].mean(0), 0.02)
+        frequency = torch.cat([self.frequency, targets[:, classes:].mean(0) * 0.5 + 0.01])
+        return torch.logit(frequency.clamp(0.005, 0.9))
+
+    def read(self, tokens):
+        """Text embeddings (T, E) of tokens (T, L); texts need not be padded to the whole context."""
+        clip = self.clip
+        tokens = tokens.to(clip.positional_embedding.device)
+        length = tokens.shape[1]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]  # (T, L, D)
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x)), tokens.argmax(1)] @ clip.text_projection  # (T, E)
+        return F.normalize(x.float(), dim=-1)
+
+    def see(self, images):
+        """Image embeddings (B, E) and the patches' value-path embeddings (B, N, E), all of unit length."""
+        tower = self.clip.visual
+        x = tower.conv1(images)  # (B, D, h, w)
+        side = x.shape[-1]
+        x = x.flatten(2).mT  # (B, N, D)
+        where = _positions(tower.positional_embedding[1:], side)  # (N, D)
+        x = x + where.to(x.dtype)
+        if self.training and side == CROP // PATCH:  # half of the patches of a wide view are enough, and twice as fast
+            kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, : x.shape[1] // 2]  # (B, N/2)
+            x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))  # (B, N/2, D)
+        first = (tower.class_embedding + tower.positional_embedding[0]).to(x.dtype).expand(len(x), 1, -1)
+        x = tower.ln_pre(torch.cat([first, x], 1))  # (B, 1 + N, D)
+        *blocks, last = tower.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        attention, normed = last.attn, last.ln_1(x)[:, 1:]  # (B, N, D)
+        width = normed.shape[-1]
+        values = F.linear(normed, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+        patches = tower.ln_post(attention.out_proj(values)) @ tower.proj  # (B, N, E)
+        whole = tower.ln_post(last(x)[:, 0]) @ tower.proj  # (B, E)
+        return F.normalize(whole.float(), dim=-1), F.normalize(patches.float(), dim=-1)
+
+
+def _positions(table, side):
+    """Position embeddings (side * side, D) of a random part of the full grid, for a small crop is part of a window."""
+    full = math.isqrt(len(table))
+    top, left = torch.randint(full - side + 1, (2,)).tolist()
+    return table.unflatten(0, (full, full))[top : top + side, left : left + side].flatten(0, 1)
+
+
+def _sigmoid_loss(answers, targets, counted):
+    each = F.binary_cross_entropy_with_logits(answers, targets, reduction="none")
+    return (each * counted).sum(1).mean() / 3
+
+
+def make_batch(data: Scenes, reader, seed, step):
+    """The training batch of one step: crops, phrases with their truth, and captions where the views are wide."""
+    rng = np.random.default_rng((seed, 1, step))
+    dice = scenes.Dice(seed * 10**9 + step)
+    small = rng.random() < SMALL_SHARE
+    sides, resized, on_things = (SMALL, CROP // 2, 0.85) if small else (LARGE, CROP, 0.5)
+    images, parts, shares = crop_batch(data, rng, BATCH, sides, resized, on_things)
+    texts, targets, counted = mini_words.phrases(parts, shares, dice)
+    batch = {
+        "images": images,
+        "phrases": reader(texts),
+        "targets": torch.from_numpy(targets),
+        "counted": torch.from_numpy(counted),
+    }
+    if not small:
+        batch["captions"] = reader(mini_words.captions(parts, shares, dice))
+    return batch
+
+
+def train_clip(data: Scenes, vocabulary: Path, checkpoint: Path, samples, seed, device):
+    """Trains from nothing on `samples` crops; the checkpoint holds the CLIP."""
+    reader = mini_words.Reader(vocabulary, context=32)
+    config = model_config(reader.tokenizer.vocab_size, vocabulary.name)
+    torch.manual_seed(seed)
+    clip = new_clip(config)
+    lesson = Lesson(clip).to(device)
+    optimizer = adamw(lesson, LEARNING_RATE, (0.9, 0.98))
+    train(
+        f"CLIP, seed {seed}",
+        lesson,
+        optimizer,
+        lambda step: make_batch(data, reader, seed, step),
+        lesson,
+        max(1, samples // BATCH),
+        checkpoint,
+    )
