@@ -1,6 +1,6 @@
 """A photograph and some words in, a picture out.
 
-python demo.py                                                  the bundled photograph; no network needed
+python demo.py                                                  a drawn scene and tiny embedded models; no network
 python demo.py photo.jpg --classes "cat; kitten, grass, sky"    commas between classes, "; " between names of one
 python demo.py photo.jpg --classes words.txt --preset vitl14-dino --heatmap grass
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
@@ -8,29 +8,35 @@ python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoi
 
 import argparse
 import time
+from dataclasses import replace
+from functools import partial, reduce
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import proxyclip
+from datasets import scenes
 from proxyclip.errors import InputError, NotFound, main_guard
-from proxyclip.files import writable_folder
+from proxyclip.files import writable_folder, write_whole
 from proxyclip.images import read_image
+from proxyclip.legend import PAPER, joined, with_legend, with_note
+from proxyclip.metric import ConfusionMatrix
+from proxyclip.picture import heatmap
 from proxyclip.vocabulary import Vocabulary, class_lines
 
-PHOTOGRAPH = Path(__file__).parent / "docs" / "pavilion.jpg"
-CLASSES = "pavilion; pagoda, sky, tree, water; lake"
 PRESET = "vitb16-dino"
 MODEL_OPTIONS = (
     *("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "attention", "beta", "gamma"),
     *("short_side", "crop", "stride", "device", "precision"),
 )
-# Full-size models, so that the run takes as long as a real one; but one prompt a name instead of 80.
-WITHOUT_WEIGHTS = {"clip": "ViT-B-16:random", "vfm": "dino-vitb8:random", "templates": ("a photo of a {}.",)}
-WITHOUT_WEIGHTS_NOTE = "random weights: the colours mean nothing"
+SCENE, SCENE_SIZE = 9, 512  # of the test scenes, which no training and no setting has seen
+ATTENTIONS = {"vanilla": "CLIP as it is", "value": "its values alone (MaskCLIP)", "proxy": "ProxyCLIP"}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", nargs="?", help="an image file (default: the bundled photograph, random weights)")
+    parser.add_argument("photo", nargs="?", help="an image file (default: a drawn scene)")
     parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt with a class a line')
     parser.add_argument("--preset", help=f"pair of models (default: {PRESET}); --list shows all")
     parser.add_argument("--clip", metavar="NAME", help="in place of the preset's, e.g. ViT-B-16:openai")
@@ -70,19 +76,20 @@ def main() -> None:
         proxyclip.presets()
         return
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
-    note = ""
-    if options.photo is None and not chosen.keys() & {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}:
-        chosen, note = WITHOUT_WEIGHTS | chosen, WITHOUT_WEIGHTS_NOTE
-        print(f"{note}. This run only shows that everything works; name a photo for the real thing (--help).")
-    elif not {"clip", "vfm"} <= chosen.keys():
+    if options.photo is None:
+        if options.classes or options.heatmap or chosen.keys() - {"device", "precision"}:
+            raise InputError("name a photo as well: without one the demo shows a drawn scene and the embedded models")
+        show_scene(writable_folder(options.out), chosen)
+        return
+    if not {"clip", "vfm"} <= chosen.keys():
         chosen.setdefault("preset", PRESET)
-    if options.photo is not None and options.classes is None:
+    if options.classes is None:
         raise InputError('--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"')
 
     # All that needs no model comes first: a typing mistake shall not cost a download.
-    vocabulary = Vocabulary.parse(read_classes(CLASSES if options.classes is None else options.classes))
+    vocabulary = Vocabulary.parse(read_classes(options.classes))
     heatmaps = [vocabulary.classes[vocabulary.index(name)] for name in options.heatmap]
-    photo = Path(options.photo or PHOTOGRAPH)
+    photo = Path(options.photo)
     image = read_image(photo)  # (H, W, 3)
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold is {options.threshold}: it is a probability, from 0 to 1")
@@ -93,8 +100,7 @@ def main() -> None:
     loaded = time.perf_counter()
     result = model.segment(image, vocabulary.classes, threshold=options.threshold, probabilities=heatmaps)
     finished = time.perf_counter()
-    stem = photo.stem if options.photo else "demo"
-    written = result.save(folder, stem, note)
+    written = result.save(folder, photo.stem)
 
     height, width = result.labels.shape
     print(f"{photo.name}: {width}x{height} pixels, {len(vocabulary.classes)} classes")
@@ -103,6 +109,30 @@ def main() -> None:
     print(f"loaded in {loaded - started:.1f} s, segmented in {finished - loaded:.1f} s")
     for what, file in written.items():
         print(f"{what}: {file}")
+
+
+def show_scene(folder: Path, chosen: dict) -> None:
+    """One drawn scene in three ways beside its truth, as one picture: what the proxy attention is for."""
+    started = time.perf_counter()
+    image, truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
+    results, below = {}, []
+    for attention, title in ATTENTIONS.items():
+        model = proxyclip.load("mini", attention=attention, **chosen)
+        results[attention] = result = model.segment(image, scenes.CLASSES)
+        matrix = ConfusionMatrix(len(scenes.CLASSES))
+        matrix.add(result.labels, truth)
+        score = f"{title}: mIoU {matrix.scores()['mIoU']:.1f}"
+        print(score)
+        below.append(with_note(result.overlay(legend=False), score, PAPER))
+    exact = replace(results["proxy"], labels=truth.astype(np.uint8)).overlay(legend=False)
+    sure = heatmap(image, results["proxy"].confidence)
+    above = {"a drawn scene": Image.fromarray(image), "the truth": exact, "how sure ProxyCLIP is": sure}
+    rows = [[with_note(picture, title, PAPER) for title, picture in above.items()], below]
+    sheet = reduce(joined, [reduce(partial(joined, below=False), row) for row in rows])
+    sheet = with_legend(sheet, results["proxy"].entries())
+    picture = write_whole(folder / "demo.png", lambda file: sheet.save(file, "PNG"))
+    print(f"scene {SCENE}, {SCENE_SIZE}x{SCENE_SIZE} pixels, in {time.perf_counter() - started:.1f} s")
+    print(f"picture: {picture}")
 
 
 if __name__ == "__main__":

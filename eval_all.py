@@ -71,7 +71,9 @@ def pairs(options) -> list[tuple[str, str]]:
     models = options.models or ["vitb16-dino"]
     named = options.configs or [name for name in configs.names() if name != EMBEDDED_CONFIG]
     chosen = [(model, config) for model in models for config in named]
-    return chosen if options.configs or options.models else [*chosen, (EMBEDDED_MODEL, EMBEDDED_CONFIG)]
+    if options.configs or options.models or EMBEDDED_CONFIG not in configs.names():
+        return chosen
+    return [*chosen, (EMBEDDED_MODEL, EMBEDDED_CONFIG)]
 
 
 def outcome(options, model: str, config: str, truth: Path) -> tuple[bool, str]:

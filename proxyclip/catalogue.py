@@ -1,6 +1,8 @@
 """The pairs of models that have a name of their own."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from proxyclip import vfm
 from proxyclip.errors import InputError, nearest
@@ -20,6 +22,7 @@ PAIRS = {
     "vitb16-mae": ("ViT-B-16:openai", "mae-vitb16"),
     "vitb16-sam": ("ViT-B-16:openai", "sam-vitb"),
 }
+MINI = Path(__file__).parent / "mini"
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,16 @@ class Preset:
 
 
 def names() -> list[str]:
-    """All presets."""
-    return [*PAIRS]
+    """All presets, the embedded one first."""
+    return ["mini", *PAIRS]
 
 
 def find(name: str) -> Preset:
     """The preset of that name; an unknown one raises InputError with the nearest names."""
     if name not in names():
         raise InputError(f"unknown preset {name!r}; {nearest(name, names())}")
+    if name == "mini":
+        return embedded()
     clip, vfm_name = PAIRS[name]
     parameters, source, licence = CLIPS[clip]
     family, variant = vfm.find(vfm_name)
@@ -59,6 +64,14 @@ def find(name: str) -> Preset:
     return Preset(name, clip, vfm_name, parameters, round(parameters * 4 / 1e6), sources, licences)
 
 
+def embedded() -> Preset:
+    """The tiny pair that is part of this package, with its own settings; see mini/MODEL_CARD.md."""
+    settings = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
+    parameters = settings.pop("parameters")
+    sources = ("part of this package",) * 2
+    return Preset("mini", str(MINI / "clip"), f"dino:{MINI / 'vfm'}", parameters, 0, sources, "Apache-2.0", settings)
+
+
 def presets() -> list[Preset]:
     """Prints every preset's name, parameters, download size, licences, models and sources, and returns them all."""
     found = [find(name) for name in names()]
@@ -66,5 +79,5 @@ def presets() -> list[Preset]:
         size = f"{preset.parameters / 1e6:5.0f} M parameters, {preset.megabytes / 1e3:.1f} GB to download"
         print(f"{preset.name:<14}{size}, licences {preset.licence}")
         for model, source in zip((preset.clip, preset.vfm), preset.sources, strict=True):
-            print(f"{'':<14}  {model:<27} {source}")
+            print(f"{'':<14}  {Path(model).name:<27} {source}")
     return found

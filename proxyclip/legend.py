@@ -77,8 +77,8 @@ def with_legend(picture: Image.Image, entries: list[tuple[str, float, np.ndarray
     return joined(picture, legend, below)
 
 
-def with_note(picture: Image.Image, note: str) -> Image.Image:
-    """The picture under an amber strip with a line of text, broken into several where it is too long."""
+def with_note(picture: Image.Image, note: str, paper: tuple[int, int, int] = AMBER) -> Image.Image:
+    """The picture under a strip of one colour with a line of text, broken into several where it is too long."""
     size = font_size(picture.height, picture.width)
     (note,), font = letters([note], size)
     width = max(picture.width, NARROWEST * size)
@@ -89,14 +89,14 @@ def with_note(picture: Image.Image, note: str) -> Image.Image:
             lines[-1] = longer
         else:
             lines.append(word)
-    strip = Image.new("RGB", (width, round((1.4 * len(lines) + 0.8) * size)), AMBER)
+    strip = Image.new("RGB", (width, round((1.4 * len(lines) + 0.8) * size)), paper)
     draw = ImageDraw.Draw(strip)
     for row, words in enumerate(lines):
         draw.text((size, round((1.4 * row + 1.1) * size)), words, INK, font, anchor="lm")
     return joined(strip, picture, below=True)
 
 
-def joined(first: Image.Image, second: Image.Image, below: bool) -> Image.Image:
+def joined(first: Image.Image, second: Image.Image, below: bool = True) -> Image.Image:
     """Two pictures, the second below the first or to its right, on white paper."""
     corner = (0, first.height) if below else (first.width, 0)
     size = max(first.width, corner[0] + second.width), max(first.height, corner[1] + second.height)

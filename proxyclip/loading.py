@@ -22,6 +22,7 @@ PAPER = {
     "logit_scale": 40.0,
     "templates": None,
     "vfm_layer": None,
+    "known_words": None,
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -96,6 +97,7 @@ def load(
         settings["short_side"],
         Windows(settings["crop"], settings["stride"], settings["multiple"]),
         settings["logit_scale"],
+        settings["known_words"],
     )
     return model.set_precision(dtype).to(place).eval()
 

@@ -52,13 +52,17 @@ class Segmentation:
         colours = self.colours()
         picture = colours_over(self.image, self.labels, colours, alpha)
         if legend:
-            found = [
-                (name.split(SEPARATOR)[0].strip(), area, colour)
-                for (name, area), colour in zip(self.areas().items(), colours, strict=True)
-                if area > 0
-            ]
-            picture = with_legend(picture, sorted(found, key=lambda entry: -entry[1]))
+            picture = with_legend(picture, self.entries())
         return with_note(picture, note) if note else picture
+
+    def entries(self) -> list[tuple[str, float, np.ndarray]]:
+        """What the legend lists: first name, share and colour of each class that was found, the largest first."""
+        found = [
+            (name.split(SEPARATOR)[0].strip(), area, colour)
+            for (name, area), colour in zip(self.areas().items(), self.colours(), strict=True)
+            if area > 0
+        ]
+        return sorted(found, key=lambda entry: -entry[1])
 
     def save(self, folder: str | os.PathLike, stem: str = "segmentation", note: str = "") -> dict[str, Path]:
         """Writes everything into `folder`, which is made if need be; returns what was written where.

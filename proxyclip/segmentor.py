@@ -6,6 +6,7 @@ Shapes: B windows of c × c pixels, p the CLIP patch, gh × gw the VFM's patch g
 joint embedding width, Q queries (names), H × W the photograph.
 """
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 
@@ -32,7 +33,8 @@ class ProxyCLIP(nn.Module):
     attention: "proxy"; or for comparison "value", CLIP's last values as they are (MaskCLIP, Zhou et al., ECCV 2022),
     or "vanilla", CLIP's own last block; the last two need no VFM. beta, gamma: threshold and sharpness of the proxy
     attention. short_side: the photograph is resized to it, the long side to at most 2048 (0: never resized).
-    logit_scale: what cosines are multiplied with before the softmax.
+    logit_scale: what cosines are multiplied with before the softmax. known_words: all names that a CLIP with a small
+    vocabulary has learnt; others bring a warning.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ProxyCLIP(nn.Module):
         short_side: int = 336,
         windows: Windows | None = None,
         logit_scale: float = 40.0,
+        known_words: list[str] | None = None,
     ):
         super().__init__()
         windows = windows or Windows()
@@ -53,6 +56,7 @@ class ProxyCLIP(nn.Module):
         self.clip, self.vfm, self.templates = clip, vfm, templates
         self.attention, self.beta, self.gamma = attention, beta, gamma
         self.short_side, self.windows, self.logit_scale = short_side, windows, logit_scale
+        self.known_words = known_words
 
     @torch.inference_mode()
     def window_scores(self, crops: Tensor, words: Tensor) -> Tensor:
@@ -109,6 +113,7 @@ class ProxyCLIP(nn.Module):
         vocabulary = Vocabulary.parse(classes)
         kept = [vocabulary.index(name) for name in probabilities]
         batch_windows = check_batch(batch_windows, self.device)
+        warn_unknown(vocabulary, self.known_words)
         words = self.embed_words(vocabulary)  # (Q, E)
         decision = Decision(torch.tensor(vocabulary.class_of_query), self.logit_scale, check_threshold(threshold))
         settings = self.settings | {"threshold": threshold}
@@ -175,6 +180,20 @@ class ProxyCLIP(nn.Module):
 def tiles(device: torch.device) -> dict:
     """How much of the label map is decided at a time: what fits a processor's cache, or what fills an accelerator."""
     return {} if device.type == "cpu" else {"tile_elements": 100_000_000, "tile_columns": 512}
+
+
+def warn_unknown(vocabulary: Vocabulary, known: list[str] | None) -> None:
+    """Says which names hold words that the model never met."""
+    if known is None:
+        return
+    single = {word for name in known for word in name.lower().split()}
+    unknown = [query for query in vocabulary.queries if not {*query.lower().split()} <= single]
+    if unknown:
+        warnings.warn(
+            f"the embedded CLIP never met {', '.join(unknown)}; it knows {', '.join(known)}. "
+            'For other words load a real pair, such as "vitb16-dino"',
+            stacklevel=3,
+        )
 
 
 def check_crop(crop: int, patch: int) -> None:

@@ -73,6 +73,7 @@ def test_presets_are_printed_and_returned(capsys):
     said = capsys.readouterr().out
     assert [preset.name for preset in presets] == catalogue.names()
     assert {
+        "mini",
         "vitb16-dino",
         "vitl14-dino",
         "vith14-dino",
@@ -85,7 +86,7 @@ def test_presets_are_printed_and_returned(capsys):
         about = said[said.index(preset.name) :]
         for part in (f"{preset.parameters / 1e6:.0f} M", f"{preset.megabytes / 1e3:.1f} GB", preset.licence):
             assert part in about
-        for part in (preset.clip, preset.vfm, *preset.sources):
+        for part in (Path(preset.clip).name, Path(preset.vfm).name, *preset.sources):
             assert part in about
 
 
@@ -133,7 +134,7 @@ def test_names_of_clips(spec, expected):
     ("options", "sentence"),
     [
         ({"preset": "vitb16-dyno"}, "unknown preset 'vitb16-dyno'; did you mean vitb16-dino"),
-        ({"preset": "nonsense"}, "unknown preset 'nonsense'; Known: vitb16-dino, "),
+        ({"preset": "nonsense"}, "unknown preset 'nonsense'; Known: mini, vitb16-dino, "),
         ({"clip": "ViT-B-15:openai", "vfm": "dino"}, "unknown CLIP 'ViT-B-15'; did you mean .*ViT-B-16"),
         ({"clip": "ViT-B-16:opnai", "vfm": "dino"}, "unknown weights 'opnai' of CLIP ViT-B-16; did you mean openai"),
         ({"clip": "RN50:openai", "vfm": "dino"}, "CLIP 'RN50' has no plain vision transformer.*ViT-B-16"),
@@ -141,7 +142,7 @@ def test_names_of_clips(spec, expected):
         ({"preset": "vitb16-dino", "attention": "proxi"}, "unknown attention 'proxi'; did you mean proxy"),
         ({"preset": "vitb16-dino", "device": "gpu"}, "unknown device 'gpu'.*Known: auto, cpu, cuda, mps"),
         ({"preset": "vitb16-dino", "precision": "fp61"}, "unknown precision 'fp61'; did you mean fp16"),
-        ({}, "name a preset, or a clip and a vfm; presets: vitb16-dino"),
+        ({}, "name a preset, or a clip and a vfm; presets: mini, vitb16-dino"),
         ({"clip": "ViT-B-16"}, "name a preset, or a clip and a vfm"),
         ({"vfm": "dino"}, "name a preset, or a clip and a vfm"),
         ({"preset": "vitb16-dino", "crop": -1}, "crop -1 and stride 112 must be positive"),

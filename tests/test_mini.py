@@ -1,0 +1,73 @@
+"""The embedded pair: it loads as every other one does, knows its drawn world, and says what it does not know."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import proxyclip
+from datasets import scenes
+from proxyclip import catalogue
+from proxyclip.metric import ConfusionMatrix
+
+SEEDS = list(scenes.SPLITS["tune"])[:8]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [scenes.draw(seed) for seed in SEEDS]
+
+
+def miou(drawn, **options) -> float:
+    model, matrix = proxyclip.load("mini", **options), ConfusionMatrix(len(scenes.CLASSES))
+    for result, (_, label) in zip(model.segment([image for image, _ in drawn], scenes.CLASSES), drawn, strict=True):
+        matrix.add(result.labels, label)
+    return matrix.scores()["mIoU"]
+
+
+def test_the_proxy_attention_helps(drawn):
+    vanilla, value, proxy = (miou(drawn, attention=attention) for attention in ("vanilla", "value", "proxy"))
+    assert proxy > 65
+    assert proxy > value + 5
+    assert value > vanilla + 20
+
+
+def test_half_precision_changes_little(drawn):
+    assert abs(miou(drawn, precision="bf16") - miou(drawn)) < 2
+
+
+def test_its_own_settings_are_used_and_can_be_replaced():
+    stored = json.loads((catalogue.MINI / "mini.json").read_text())
+    model = proxyclip.load("mini")
+    assert (model.gamma, model.windows.crop, model.windows.multiple) == (
+        *(stored["gamma"], stored["crop"], stored["multiple"]),
+    )
+    assert model.templates == tuple(stored["templates"])
+    assert len(model.vfm.vit.blocks) == stored["vfm_layer"]
+    assert proxyclip.load("mini", gamma=3.0).gamma == 3.0
+
+
+def test_its_parameters_are_counted():
+    model = proxyclip.load("mini", vfm_layer=4)
+    count = sum(weight.numel() for weight in model.parameters())
+    buffers = sum(weight.numel() for weight in model.buffers())
+    assert count <= catalogue.find("mini").parameters <= count + buffers
+
+
+def test_unknown_words_are_named():
+    model = proxyclip.load("mini")
+    image = np.zeros((64, 96, 3), np.uint8)
+    with pytest.warns(UserWarning, match="never met zebra, aardvark; it knows .*brick wall") as caught:
+        model.segment(image, ["red car", "zebra; Car", "aardvark"])
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.segment(image, ["Red car", "brick wall", "sky; blue sky"])
+
+
+def test_files_are_small_and_hold_tensors_only():
+    files = [file for file in Path(catalogue.MINI).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 8e6
+    assert {file.suffix for file in files} == {".json", ".safetensors", ".gz", ".md"}
