@@ -29,6 +29,7 @@ import torch.nn.functional as F  # noqa: E402
 
 import proxyclip  # noqa: E402
 from proxyclip.attention import attend  # noqa: E402
+from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.linear import linear  # noqa: E402
 from proxyclip.sliding import Decision, decide, mosaics  # noqa: E402
 
@@ -254,6 +255,7 @@ def accelerator(device: str) -> None:
             print(f"  {count:>2} images{', compiled' if compiled else '':<10}: {count / took:.1f} images/s", flush=True)
 
 
+@main_guard
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])

@@ -90,6 +90,8 @@ def check_vfm(case):
     images = denormalise(t["image"], vfm.mean, vfm.std)
     tolerance = {"mae": 4e-5, "sam": 1e-4}.get(settings["vfm"], 2e-5)
     close(vfm(images), t["features"], tolerance, "features")
+    if "pos_embed_used" in t:  # the class token's row first
+        close(vfm.position_table(*t["features"].shape[-2:])[0], t["pos_embed_used"][1:], tolerance, "pos_embed_used")
     for kind in ("q", "k", "v"):
         if f"features_{kind}" in t:
             vfm = models.vfm(settings["weights"], features=kind)
