@@ -145,8 +145,8 @@ WAYS = ("step by step", "engine fp32", "engine bf16")
 
 
 def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict[tuple[str, str], Measurements]:
-    """Every task in every way, one after the other, `rounds` times."""
-    found = {(name, way): Measurements([], []) for name in names for way in WAYS}
+    """Every task in every way, one after the other, `rounds` times; tasks of one way follow each other."""
+    found = {(name, way): Measurements([], []) for way in WAYS for name in names}
     pictures = {name: image(TASKS[name]) for name in names}
     for _ in range(rounds):
         for (name, way), one in found.items():

@@ -2,8 +2,8 @@
 
 PyTorch hands matrix products to MKL, which does without AVX-512 on processors not made by Intel, and convolutions to
 oneDNN, which uses it everywhere. A linear layer is a convolution with a 1 × 1 kernel over tokens laid out as pixels;
-as such it takes half the time in float32 and two thirds in bfloat16 (`benchmarks/speed.py --parts`). All views below
-are free: nothing is copied.
+as such it takes half the time in float32 and no more in bfloat16 (`benchmarks/speed.py --parts`). All views below are
+free: nothing is copied.
 """
 
 from functools import cache

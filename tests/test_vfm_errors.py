@@ -71,7 +71,7 @@ def test_folder_that_is_no_model(tmp_path, config, sentence):
 def test_empty_folder_and_sam_folder(tmp_path):
     with pytest.raises(NotFound, match="holds no config.json"):
         vfm.load("dino", tmp_path)
-    with pytest.raises(InputError, match="is a folder: name one file"):
+    with pytest.raises(NotFound, match="model.safetensors does not exist"):
         vfm.load("sam", tmp_path)
 
 

@@ -83,6 +83,9 @@ def test_official_sam_file(tmp_path, monkeypatch):
     for file in ("sam_vit_b.pth", "timm.safetensors"):
         loaded = vfm.load("sam-vitb", tmp_path / file)
         assert torch.equal(loaded(images(1, 50, 70)), sam.SAM(encoder)(images(1, 50, 70)))
+    (tmp_path / "timm.safetensors").rename(tmp_path / "model.safetensors")
+    loaded = vfm.load(f"sam-vitb:{tmp_path}")
+    assert torch.equal(loaded(images(1, 50, 70)), sam.SAM(encoder)(images(1, 50, 70)))
 
 
 def test_random_weights_and_files_by_variant(tmp_path, monkeypatch):

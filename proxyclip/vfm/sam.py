@@ -1,5 +1,7 @@
 """SAM: Segment Anything (Kirillov et al., 2023, arXiv:2304.02643): the image encoder, up to and including its neck."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,6 +84,8 @@ def load(variant: str, source: str | None, options: Options) -> SAM:
     if source != "random":
         repository = VARIANTS[variant].repository
         source = source or download(repository, ("model.safetensors",), f"SAM {variant}", "--checkpoint-vfm")
+        # A folder in timm's layout; its sizes are those of the variant, which the strict loading checks.
+        source = Path(source, "model.safetensors") if Path(source).is_dir() else source
         state = from_official(read_checkpoint(source))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
