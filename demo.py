@@ -8,6 +8,7 @@ python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoi
 
 import argparse
 import time
+import warnings
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -71,6 +72,7 @@ def read_classes(given: str) -> list[str]:
 
 @main_guard
 def main() -> None:
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # a sentence, as errors are
     options = arguments()
     if options.list:
         proxyclip.presets()
