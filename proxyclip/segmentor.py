@@ -171,6 +171,7 @@ class ProxyCLIP(nn.Module):
             "short_side": self.short_side,
             "crop": self.windows.crop,
             "stride": self.windows.stride,
+            "multiple": self.windows.multiple,
             "logit_scale": self.logit_scale,
             "precision": str(self.clip.dtype).removeprefix("torch."),
             "templates": len(self.templates),

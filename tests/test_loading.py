@@ -394,8 +394,9 @@ def test_load_hands_everything_on(folders):
     )  # fmt: skip
     assert isinstance(model, proxyclip.ProxyCLIP) and not model.training
     assert model.settings == {
-        "clip": "clip", "vfm": folders["vfm"], "attention": "proxy", "beta": 1.1, "gamma": 4.0, "short_side": 50,
-        "crop": 48, "stride": 16, "logit_scale": 40.0, "precision": "float32", "templates": 1,
+        "clip": "clip", "vfm": folders["vfm"] + " k layer 2", "attention": "proxy",
+        "beta": 1.1, "gamma": 4.0, "short_side": 50,
+        "crop": 48, "stride": 16, "multiple": 56, "logit_scale": 40.0, "precision": "float32", "templates": 1,
     }  # fmt: skip
     assert model.windows == Windows(48, 16) and model.templates == ("the {}",)
     assert model.vfm.features == "k" and len(model.vfm.vit.blocks) == 2

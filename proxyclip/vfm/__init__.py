@@ -78,4 +78,9 @@ def load(
     model = family(kind).load(variant, source, Options(features, layer, window))
     from_folder = source is not None and Path(source).is_dir()
     model.name = f"{kind}:{source}" if from_folder or not variant else f"{kind}-{variant}"
+    # A record of a run tells by the name what was looked at, where it is not the usual.
+    if features != "tokens":
+        model.name += f" {features}"
+    if layer is not None:
+        model.name += f" layer {layer}"
     return model.eval().requires_grad_(False)
