@@ -124,8 +124,8 @@ def command(options, model: str, config: str) -> list[str]:
 def note(truth: Path, model: str, config, what: str, why: str) -> None:
     """A line in results.jsonl for a pair without scores."""
     preset = catalogue.find(model)
-    line = {"dataset": config.data.name, "model": "ProxyCLIP", "clip": preset.clip, "vfm": preset.vfm, what: why}
-    results.append(truth, line)
+    clip, vfm = map(catalogue.recorded, (preset.clip, preset.vfm))
+    results.append(truth, {"dataset": config.data.name, "model": "ProxyCLIP", "clip": clip, "vfm": vfm, what: why})
 
 
 def render(truth: Path) -> None:

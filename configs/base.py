@@ -18,7 +18,8 @@ BACKGROUNDS = ("none", "threshold", "vocabulary")
 class EvalConfig:
     """One benchmark as it is run.
 
-    data: a `SegmentationData`, or whatever has its name, classes, colours, splits, unseen, void_rule and open.
+    data: a `SegmentationData`, or whatever has its name, classes, colours, splits, unseen, void_rule, open and locate,
+        as `DrawnScenes` does.
     prompts: class name -> the words that are asked for instead of the name, synonyms separated by "; ".
     background: what class 0 of a dataset with a background stands for.
         "none": a class like any other, and there need not be one. "threshold": the word "background", and all pixels

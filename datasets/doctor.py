@@ -111,7 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     states = []
     for name in arguments.names or names():
         data = load_config(name).data
-        if isinstance(data, SegmentationData) and arguments.split in data.splits:
+        if not isinstance(data, SegmentationData):
+            print(f"{data.name}: fine, made when it is asked for", end="\n\n")
+            states.append("fine")
+        elif arguments.split in data.splits:
             diagnosis = examine(data, root, arguments.split, arguments.sample)
             print(diagnosis, end="\n\n")
             states.append(diagnosis.state)

@@ -72,6 +72,11 @@ def embedded() -> Preset:
     return Preset("mini", str(MINI / "clip"), f"dino:{MINI / 'vfm'}", parameters, 0, sources, "Apache-2.0", settings)
 
 
+def recorded(name: str) -> str:
+    """A model's name as results tell it: the embedded ones without the folder they are installed in."""
+    return name.replace(f"dino:{MINI / 'vfm'}", "mini-vfm").replace(str(MINI / "clip"), "mini-clip")
+
+
 def presets() -> list[Preset]:
     """Prints every preset's name, parameters, download size, licences, models and sources, and returns them all."""
     found = [find(name) for name in names()]

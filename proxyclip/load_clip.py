@@ -85,7 +85,7 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     if weights is None:
         raise NotFound(f"folder {folder} holds no weights: open_clip_model.safetensors is expected there")
     return build(
-        config, read_state(Path(weights)), tokenizer, settings.get("preprocess_cfg", {}), folder.name, str(weights)
+        config, read_state(Path(weights)), tokenizer, settings.get("preprocess_cfg", {}), str(folder), str(weights)
     )
 
 

@@ -99,6 +99,8 @@ def load(
         settings["logit_scale"],
         settings["known_words"],
     )
+    for half in filter(None, (model.clip, model.vfm)):
+        half.name = catalogue.recorded(half.name)
     return model.set_precision(dtype).to(place).eval()
 
 

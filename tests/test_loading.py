@@ -394,7 +394,7 @@ def test_load_hands_everything_on(folders):
     )  # fmt: skip
     assert isinstance(model, proxyclip.ProxyCLIP) and not model.training
     assert model.settings == {
-        "clip": "clip", "vfm": folders["vfm"] + " k layer 2", "attention": "proxy",
+        "clip": folders["clip"], "vfm": folders["vfm"] + " k layer 2", "attention": "proxy",
         "beta": 1.1, "gamma": 4.0, "short_side": 50,
         "crop": 48, "stride": 16, "multiple": 56, "logit_scale": 40.0, "precision": "float32", "templates": 1,
     }  # fmt: skip

@@ -1,0 +1,76 @@
+"""The drawn scenes as a benchmark like any other: for eval.py, eval_all.py and the doctor, without a file on disk."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import eval as eval_script
+import eval_all
+from configs.load import load_config
+from datasets import doctor, scenes
+from datasets.drawn import PALETTE, TRAINING, DrawnScenes
+from datasets.errors import DataError
+from proxyclip.metric import ConfusionMatrix
+
+
+def test_a_split_is_the_scenes_of_its_seeds():
+    data = DrawnScenes(size=64)
+    samples = data.open(split="tune")
+    assert len(samples) == 200 == len(samples.items)
+    stem, image, label = pickle.loads(pickle.dumps(samples))[3]
+    drawn = scenes.draw(503, 64)
+    assert stem == samples.items[3].stem == "scene-000503"
+    assert np.array_equal(image, drawn[0]) and np.array_equal(label, drawn[1])
+    assert label.dtype == np.int32
+
+
+def test_the_splits_do_not_meet():
+    splits = DrawnScenes().splits
+    assert len(set().union(*splits.values())) == sum(map(len, splits.values())) == 500 + 200 + len(TRAINING)
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(DataError, match="scenes has no split 'val'; known: test, tune, train"):
+        DrawnScenes().open(split="val")
+
+
+def test_every_class_has_a_colour_of_its_own():
+    data = DrawnScenes()
+    assert tuple(PALETTE) == data.classes and len(set(data.colours)) == len(data.classes) == 24
+    colours = np.array(data.colours, float)
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 1000 * np.eye(len(colours))
+    assert apart.min() > 30
+
+
+def test_seen_and_unseen():
+    assert load_config("scenes").data.unseen == {"scenes": scenes.UNSEEN}
+    assert set(scenes.UNSEEN) == {"snow", "road", "boat", "fish", "mushroom", "umbrella", "cloud"}
+
+
+def test_eval_scores_what_the_model_says(tmp_path):
+    import proxyclip
+
+    options = ["--config", "cfg_scenes.py", "--model", "mini", "--limit", "3", "--device", "cpu", "--workers", "0"]
+    eval_script.main([*options, "--workdir", str(tmp_path), "--report", str(tmp_path / "report")])
+    run = json.loads((tmp_path / "results.jsonl").read_text())
+    matrix = ConfusionMatrix(24)
+    for image, label in map(scenes.draw, range(3)):
+        matrix.add(proxyclip.load("mini", device="cpu").segment(image, scenes.CLASSES).labels, label)
+    assert run["mIoU"] == pytest.approx(matrix.scores()["mIoU"], abs=1e-9)
+    assert (run["images"], run["clip"], run["vfm"]) == (3, "mini-clip", "mini-vfm layer 2")
+    assert run["zero_shot"]["scenes"] == pytest.approx(matrix.seen_unseen(map(scenes.CLASSES.index, scenes.UNSEEN)))
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_eval_all_takes_the_embedded_pair_along():
+    pairs = eval_all.pairs(eval_all.parse([]))
+    assert ("mini", "cfg_scenes") in pairs and ("mini", "cfg_voc20") not in pairs
+    assert ("vitb16-dino", "cfg_voc20") in pairs and ("vitb16-dino", "cfg_scenes") not in pairs
+    assert eval_all.pairs(eval_all.parse(["--models", "mini", "--configs", "cfg_voc20"])) == [("mini", "cfg_voc20")]
+
+
+def test_the_doctor_finds_nothing_to_mend(capsys):
+    assert doctor.main(["scenes"]) == 0
+    assert "scenes: fine" in capsys.readouterr().out
