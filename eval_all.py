@@ -13,13 +13,17 @@ as tables in WORKDIR/results.xlsx, which is complete after every run.
 """
 
 import argparse
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from configs import load as configs
 from configs.published import PUBLISHED
 from datasets.errors import DataNotFound, script
+from datasets.segmentation import ROOT_HINT
 from proxyclip import catalogue, results, workbook
 from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
@@ -58,12 +62,43 @@ def main(arguments=None) -> None:
         configs.load_config(config)
     outcomes = [(model, config, outcome(options, model, config, truth)) for model, config in chosen]
     render(truth)
-    print(f"\n{'model':<16}{'benchmark':<22}outcome")
-    for model, config, (_, text) in outcomes:
-        print(f"{model:<16}{Path(config).stem:<22}{text}")
+    print("\n" + table(outcomes))
     print(f"\nwritten to {truth} and {truth.with_suffix('.xlsx')}")
-    if any(failed for _, _, (failed, _) in outcomes):
+    if any(one.what == "failed" for _, _, one in outcomes):
         raise SystemExit(1)
+
+
+class Outcome(NamedTuple):
+    """What became of a pair: "done", "done before", "missing" or "failed"; its run, or why there is none."""
+
+    what: str
+    run: dict | None = None
+    why: str = ""
+
+
+def table(outcomes: list[tuple[str, str, Outcome]]) -> str:
+    """A line for each pair, and below them what is missing or failed, each reason once, and what mends it."""
+    lines = [f"{'model':<16}{'benchmark':<22}{'mIoU':>8}{'aAcc':>8}{'images':>8}"]
+    reasons: dict[str, list[str]] = {}
+    for model, config, (what, run, why) in outcomes:
+        figures = f"{what:>8}"
+        if run:
+            figures = f"{results.number(run['mIoU']):>8}{results.number(run['aAcc']):>8}{run['images']:>8}"
+        lines.append(f"{model:<16}{Path(config).stem:<22}{figures}")
+        if why:
+            reasons.setdefault(f"{what}: {why}", []).append(Path(config).stem)
+    for reason, names in reasons.items():
+        lines += ["", *wrapped(f"{', '.join(dict.fromkeys(names))} {reason.removesuffix(ROOT_HINT).strip()}")]
+    if any(reason.endswith(ROOT_HINT) for reason in reasons):
+        lines += ["", f"{ROOT_HINT}."]
+    return "\n".join(lines)
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of at most 110 characters; a command stays in one piece, so that it can be pasted."""
+    whole = re.sub(r"python -m \S+ \S+", lambda command: command[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def pairs(options) -> list[tuple[str, str]]:
@@ -76,24 +111,21 @@ def pairs(options) -> list[tuple[str, str]]:
     return [*chosen, (EMBEDDED_MODEL, EMBEDDED_CONFIG)]
 
 
-def outcome(options, model: str, config: str, truth: Path) -> tuple[bool, str]:
-    """Evaluates a pair, or notes why it cannot be done: whether that is a failure, and a line about it."""
+def outcome(options, model: str, config: str, truth: Path) -> Outcome:
+    """Evaluates a pair, or notes why it cannot be done."""
     value = configs.load_config(config)
     try:
         value.data.locate(options.data_root)
     except DataNotFound as error:
         note(truth, model, value, "missing", str(error))
-        return False, f"missing: {error}"
+        return Outcome("missing", why=str(error))
     before = len(results.read(truth)[0])
     code, reason = watched(command(options, model, config))
     if code:
         note(truth, model, value, "failed", reason)
-        return True, f"failed: {reason}"
+        return Outcome("failed", why=reason)
     new = results.read(truth)[0][before:]
-    return (
-        False,
-        f"mIoU {results.number(new[-1]['mIoU'])} on {new[-1]['images']} images" if new else "evaluated already",
-    )
+    return Outcome("done", new[-1]) if new else Outcome("done before")
 
 
 def watched(command: list[str]) -> tuple[int, str]:

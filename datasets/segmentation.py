@@ -10,6 +10,7 @@ from .palettes import Colours, pascal
 
 VOID = -1  # in every label that is read: pixels that are not scored, whatever value the dataset's own files use
 ROOT_VARIABLE = "PROXYCLIP_DATA"
+ROOT_HINT = f"The data root is set by --data-root DIR or the variable {ROOT_VARIABLE}"
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ class SegmentationData:
         above = next((parent for parent in root.parents if (parent / self.folder).is_dir()), None)
         raise DataNotFound(
             f"{self.name} was sought in {path}, which {'is no folder' if path.exists() else 'does not exist'}; "
-            f"{f'did you mean --data-root {above}?' if above else self.mend(split) + '.'} The data root is set by "
-            f"--data-root DIR or the variable {ROOT_VARIABLE}"
+            f"{f'did you mean --data-root {above}?' if above else self.mend(split) + '.'} {ROOT_HINT}"
         )
 
     def mend(self, split: str = "val") -> str:

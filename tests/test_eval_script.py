@@ -278,9 +278,12 @@ def test_eval_all_goes_on_and_says_what_is_missing(tmp_path, model):
         list(map(str, both)), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 1
-    assert f"cfg_ade20k            failed: ade20k: {broken[0][2]} not found" in done.stdout
-    assert "cfg_context59         missing: context59 was sought in" in done.stdout
-    assert "cfg_voc20             mIoU" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "cfg_ade20k failed vitb16-dino cfg_context59 missing vitb16-dino cfg_voc20" in said
+    assert f"cfg_ade20k failed: ade20k: {broken[0][2]} not found" in said
+    assert "cfg_context59 missing: context59 was sought in" in said
+    run = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[-1])
+    assert f"cfg_voc20 {run['mIoU']:.2f} {run['aAcc']:.2f} 2" in said
     assert "voc20: 2/2 images" in done.stderr
     book = load_workbook(tmp_path / "out" / "results.xlsx")
     notes = [str(row[15].value) for row in book["runs"].iter_rows(min_row=2)]
@@ -302,7 +305,7 @@ def test_eval_all_leaves_out_what_is_done(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(eval_all, "watched", lambda command: (0, "") if "--resume" in command else (1, "not handed on"))
     eval_all.main(["--configs", "cfg_voc20", "--models", "vitb16-dino", "--data-root", str(tmp_path / "data"),
                    "--workdir", str(tmp_path / "out"), "--resume"])  # fmt: skip
-    assert "cfg_voc20             evaluated already" in capsys.readouterr().out
+    assert "cfg_voc20             done before" in capsys.readouterr().out
 
 
 def test_dist_test_says_once_what_is_wrong(tmp_path):
