@@ -1,8 +1,8 @@
 """A photograph and some words in, a picture out.
 
 python demo.py                                                  a drawn scene and tiny embedded models; no network
-python demo.py photo.jpg --classes "cat; kitten, grass, sky"    commas between classes, "; " between names of one
-python demo.py photo.jpg --classes words.txt --preset vitl14-dino --heatmap grass
+python demo.py scene.png --classes "sky, sea; ocean, boat"       commas between classes, "; " between names of one
+python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    a photograph: real models
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
 """
 
@@ -26,7 +26,8 @@ from proxyclip.metric import ConfusionMatrix
 from proxyclip.picture import heatmap
 from proxyclip.vocabulary import Vocabulary, class_lines
 
-PRESET = "vitb16-dino"
+PRESET = "vitb16-dino"  # completes a pair of which one half is named
+MODELS = {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}
 MODEL_OPTIONS = (
     *("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "attention", "beta", "gamma"),
     *("short_side", "crop", "stride", "device", "precision"),
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", help="an image file (default: a drawn scene)")
     parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt with a class a line')
-    parser.add_argument("--preset", help=f"pair of models (default: {PRESET}); --list shows all")
+    parser.add_argument("--preset", help="pair of models (default: mini, the embedded one); --list shows all")
     parser.add_argument("--clip", metavar="NAME", help="in place of the preset's, e.g. ViT-B-16:openai")
     parser.add_argument("--vfm", metavar="NAME", help="in place of the preset's, e.g. dino-vitb8")
     parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP's weights, instead of a download")
@@ -83,7 +84,9 @@ def main() -> None:
             raise InputError("name a photo as well: without one the demo shows a drawn scene and the embedded models")
         show_scene(writable_folder(options.out), chosen)
         return
-    if not {"clip", "vfm"} <= chosen.keys():
+    if not chosen.keys() & MODELS:
+        chosen["preset"] = "mini"
+    elif not {"clip", "vfm"} <= chosen.keys():
         chosen.setdefault("preset", PRESET)
     if options.classes is None:
         raise InputError('--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"')
@@ -97,6 +100,8 @@ def main() -> None:
         raise InputError(f"--threshold is {options.threshold}: it is a probability, from 0 to 1")
     folder = writable_folder(options.out)
 
+    if chosen.get("preset") == "mini":
+        print(f"the embedded models know drawn scenes only; for photographs: --preset {PRESET} (a download of 0.9 GB)")
     started = time.perf_counter()
     model = proxyclip.load(**chosen)
     loaded = time.perf_counter()

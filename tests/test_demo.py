@@ -117,6 +117,25 @@ def test_models_by_name_replace_the_preset(run, photo, tmp_path):
     assert model.chosen == {"preset": "vitl14-dino"}
 
 
+def test_a_scene_of_one_s_own_by_the_embedded_models(tmp_path, capsys, monkeypatch):
+    """They are the default, and what they are not made for is said at once."""
+    image, label = demo.scenes.draw(500)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    names = [demo.scenes.CLASSES[k] for k in np.unique(label)]
+    options = ["demo.py", tmp_path / "scene.png", "--classes", ",".join(names), "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", list(map(str, options)))
+    demo.main()
+    assert "drawn scenes only; for photographs: --preset vitb16-dino" in capsys.readouterr().out
+    found = np.array(Image.open(tmp_path / "out" / "scene_labels.png"))
+    assert np.mean(found == np.unique(label, return_inverse=True)[1].reshape(label.shape)) > 0.8
+
+
+def test_a_photo_alone_takes_the_embedded_models(run, photo, tmp_path, capsys):
+    assert run(photo, "--classes", "cat", "--out", tmp_path).chosen == {"preset": "mini"}
+    run(photo, "--classes", "cat", "--out", tmp_path, "--preset", "vitb16-dino")
+    assert capsys.readouterr().out.count("drawn scenes only") == 1
+
+
 def test_classes_from_a_file(run, photo, tmp_path):
     (tmp_path / "words.txt").write_bytes("\ufeffBäume; Wald\r\nsky\r\n".encode())
     assert run(photo, "--classes", tmp_path / "words.txt", "--out", tmp_path).classes == ("Bäume; Wald", "sky")

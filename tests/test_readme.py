@@ -1,0 +1,66 @@
+"""What the README shows must work as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from configs.load import load_config, names
+from datasets.prepare.__main__ import NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_dataset_of_ones_own(tmp_path):
+    (block,) = re.findall(r'```python\n("""Photographs of my garden.*?)```', README, re.S)
+    (tmp_path / "cfg_garden.py").write_text(block)
+    for folder, mode, ending in (("photos", "RGB", "jpg"), ("labels", "L", "png")):
+        (tmp_path / "garden" / folder).mkdir(parents=True)
+        Image.new(mode, (8, 6), 0).save(tmp_path / "garden" / folder / f"a.{ending}")
+    label = np.zeros((6, 8), np.uint8)
+    label[0, :3] = 1, 4, 255
+    Image.fromarray(label).save(tmp_path / "garden" / "labels" / "a.png")
+    config = load_config(tmp_path / "cfg_garden.py")
+    (sample,) = config.data.open(tmp_path)
+    assert sample.label[0, :4].tolist() == [0, 3, -1, -1] and sample.image.shape == (6, 8, 3)
+    assert config.queries == ("lawn", "hedge; bush", "path", "flower bed")
+
+
+def test_the_table_of_benchmarks_is_complete():
+    rows = re.findall(r"^\| (`cfg_.*?) \| .*? \| (.*?) \| (\d+) \| (.*?) \|$", README, re.M)
+    told = {
+        name: (int(classes), int(images), re.findall(r"`(\w+)`", converters))
+        for configs, counts, images, converters in rows
+        for name, classes in zip(re.findall(r"`(\w+)`", configs), counts.split(", "), strict=True)
+    }
+    assert sorted(told) == names()
+    for name, (classes, images, converters) in told.items():
+        config = load_config(name)
+        assert len(config.data.classes) == classes
+        split = config.data.splits[config.split]
+        assert images == (len(split) if isinstance(split, range) else split.count[0])
+        assert set(converters) <= set(NAMES)
+        if not isinstance(split, range):
+            assert (converters[-1] if converters else "") == split.prepare
+
+
+def test_every_script_and_file_that_is_named_exists():
+    for path in re.findall(r"(?:python|bash) ([\w/]+\.(?:py|sh))", README):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"\]\(([^):#]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"--config (\w+)\.py", README):
+        assert name == "cfg_garden" or name in names(), name
+
+
+def test_every_option_that_is_named_exists():
+    """Of the lines that call a script, each option is in that script's source."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", README, re.M | re.S)
+    lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
+    calls = [match for line in lines if (match := re.search(r"python ([\w/]+\.py)(.*)", line))]
+    assert len(calls) > 8
+    for script, options in (call.groups() for call in calls):
+        for option in re.findall(r"--[\w-]+", options):
+            assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
