@@ -92,10 +92,14 @@ def settings_of(options) -> tuple:
             of_model[key] = number_or_text(value)
         else:
             of_config.append(setting)
-    known = [*MODEL_SETTINGS, "words", *inspect.signature(type(config)).parameters]
+    fields = set(inspect.signature(type(config)).parameters) - {"data", "prompts"}
+    known = [*MODEL_SETTINGS, "words", *fields]
     for setting in of_config:
-        if setting.partition("=")[0] not in known:
-            raise InputError(f"--set {setting}: there is no setting {nearest(setting.partition('=')[0], known)}")
+        key, equals, _ = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write KEY=VALUE")
+        if key not in known:
+            raise InputError(f"--set {setting}: there is no setting {key!r}; {nearest(key, known)}")
     return configs.override(config, of_config), of_model
 
 

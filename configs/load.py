@@ -4,7 +4,7 @@ import ast
 import re
 import runpy
 import traceback
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from datasets.errors import DataError, DataNotFound, nearest
@@ -37,10 +37,14 @@ def load_config(name: str | Path):
         found = runpy.run_path(str(path))
     except TypeError as error:
         raise DataError(f"{path}: {_misspelt(error)}") from None
-    except (DataError, SyntaxError, ImportError, NameError, AttributeError) as error:
+    except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a person's own file does
+        raise DataError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:
         raise DataError(f"{path} does not set `config`")
+    if not is_dataclass(found["config"]):
+        raise DataError(f"{path}: `config` is of type {type(found['config']).__name__}, not an EvalConfig")
     return found["config"]
 
 
@@ -63,8 +67,10 @@ def override(config, settings: list[str]):
     changes = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or key not in allowed:
-            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, allowed)}; write FIELD=VALUE")
+        if not equals:
+            raise DataError(f"cannot set {setting!r}: write FIELD=VALUE")
+        if key not in allowed:
+            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, allowed)}")
         if key == "words":
             classes = config.data.classes
             changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, DataNotFound
 from .segmentation import VOID, SegmentationData
@@ -86,7 +86,7 @@ def listed(path: Path, mend: str) -> list[str]:
         raise DataError(f"the split file {path} is no text in UTF-8") from None
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
-        raise DataError(f"the split file {path} lists no image")
+        raise DataError(f"the split file {path} lists no image; {mend}")
     if len(set(stems)) < len(stems):
         twice = next(stem for i, stem in enumerate(stems) if stem in stems[:i])
         raise DataError(f"the split file {path} lists {twice} twice")
@@ -113,6 +113,8 @@ def read_pixels(path: Path, mode: str | None = None) -> tuple[np.ndarray, str]:
             return np.array(image.convert(mode) if mode else image), image.mode
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} cannot be read as an image: it is none, or its beginning is lost") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's names for a bad file
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 

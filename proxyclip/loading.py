@@ -106,6 +106,9 @@ def load(
 
 def check_settings(settings: dict) -> None:
     """What can be said before a model is loaded."""
+    for name in ("beta", "gamma", "short_side", "crop", "stride"):
+        if not isinstance(settings[name], (int, float)):
+            raise InputError(f"{name} must be a number, not {settings[name]!r}")
     Windows(settings["crop"], settings["stride"], settings["multiple"])
     if settings["templates"] is not None:
         check_templates(settings["templates"])
