@@ -2,6 +2,7 @@
 
 import re
 
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.properties import PageSetupProperties
@@ -9,9 +10,12 @@ from openpyxl.worksheet.properties import PageSetupProperties
 FACE = {"name": "Calibri", "size": 11}  # openpyxl's own for cells that name none
 PLAIN, BOLD = Font(**FACE), Font(**FACE, bold=True)
 GREY, HEADER = Font(**FACE, italic=True, color="707070"), Font(**FACE, bold=True, color="FFFFFF")
-HEADER_FILL, LEFT_LINE = PatternFill("solid", fgColor="2F3E55"), Border(left=Side(style="thin", color="8A94A6"))
+LINE = Side(style="thin", color="8A94A6")
+LEFT_LINE, TOP_LINE, BOTH_LINES = Border(left=LINE), Border(top=LINE), Border(left=LINE, top=LINE)
+HEADER_FILL = PatternFill("solid", fgColor="2F3E55")
 CENTRE = Alignment(horizontal="center", vertical="center")
-TWO_DECIMALS, ONE_DECIMAL = "0.00", "0.0"
+TWO_DECIMALS, ONE_DECIMAL, LEFT_OUT = "0.00", "0.0", '0.00" †"'  # the last one where images were left out
+PAGE_WIDTH = 320  # characters of a column's width that can still be read on one printed page
 
 
 def header(sheet, row: int, titles: list[str]) -> None:
@@ -20,34 +24,42 @@ def header(sheet, row: int, titles: list[str]) -> None:
         cell.font, cell.fill, cell.alignment = HEADER, HEADER_FILL, CENTRE
 
 
-def score(cell, value, font: Font | None = None, number_format: str = TWO_DECIMALS) -> None:
-    """A number; a word about it to the right, in grey; or nothing."""
+def score(cell, value, font: Font = PLAIN, number_format: str = TWO_DECIMALS) -> None:
+    """A number; a word about it, in grey; or nothing."""
+    cell.alignment = CENTRE
     if isinstance(value, (int, float)):
-        cell.value, cell.number_format = float(value), number_format
-        cell.font = font or PLAIN
+        cell.value, cell.number_format, cell.font = float(value), number_format, font
     else:
-        cell.value, cell.font, cell.alignment = value, GREY, Alignment(horizontal="right")
+        cell.value, cell.font = value, GREY
 
 
 def embolden(sheet, column: int, first: int) -> None:
     """The best number of a column in bold, all of them if it is reached more than once."""
-    cells = [sheet.cell(row, column) for row in range(first, sheet.max_row + 1)]
+    bold_best([sheet.cell(row, column) for row in range(first, sheet.max_row + 1)])
+
+
+def bold_best(cells: list) -> None:
+    """The same of any cells."""
     best = max((cell.value for cell in cells if isinstance(cell.value, float)), default=None)
     for cell in cells:
         if best is not None and cell.value == best:
             cell.font = Font(**FACE, bold=True, italic=cell.font.italic, color=cell.font.color)
 
 
-def plain(value):
-    """What fits in a cell."""
-    return value if value is None or isinstance(value, (int, float, str)) else ", ".join(map(str, value))
+def words(value):
+    """What fits in a cell: numbers and texts as they are, lists with commas, nothing that spreadsheets forbid."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = value if isinstance(value, str) else ", ".join(map(str, value))
+    return ILLEGAL_CHARACTERS_RE.sub("", text)
 
 
 def fit(sheet, header_rows: int, frozen: str, skip_from: int | None = None) -> None:
-    """Readable widths, the header and the names always in sight."""
+    """Readable widths, the header and the names always in sight, on paper too."""
     sheet.freeze_panes = frozen
-    sheet.page_setup.orientation, sheet.page_setup.fitToHeight = "landscape", 0
-    sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)  # printed as wide as one page
+    widths = 0
     for column in sheet.iter_cols(max_row=skip_from and skip_from - 1):
         texts = [shown_text(cell) for cell in column]
         two_wide = header_rows == 2 and column[0].column > 3
@@ -55,7 +67,16 @@ def fit(sheet, header_rows: int, frozen: str, skip_from: int | None = None) -> N
         if two_wide:
             title = len(sheet.cell(1, column[0].column - (column[0].column % 2)).value or "")
             longest = max(longest, title // 2 + 1)
-        sheet.column_dimensions[get_column_letter(column[0].column)].width = min(max(longest + 2, 7), 60)
+        width = min(max(longest + 2, 8), 60)
+        sheet.column_dimensions[get_column_letter(column[0].column)].width = width
+        widths += width
+    sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", sheet.PAPERSIZE_A4
+    sheet.page_setup.fitToHeight, sheet.page_setup.fitToWidth = 0, -(-widths // PAGE_WIDTH)
+    sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
+    sheet.page_margins.left = sheet.page_margins.right = 0.4  # inches
+    sheet.print_title_rows = f"1:{header_rows}"
+    if sheet.page_setup.fitToWidth > 1:
+        sheet.print_title_cols = f"A:{get_column_letter(sheet[frozen].column - 1)}"
 
 
 def shown_text(cell) -> str:
@@ -64,6 +85,6 @@ def shown_text(cell) -> str:
 
 def sheet_name(dataset: str, taken: list[str]) -> str:
     """At most 31 characters, none of those that spreadsheets forbid, and not one that is there already."""
-    name = re.sub(r"[\[\]:*?/\\]", "_", dataset)[:28]
-    same = sum(other == name or other.startswith(name + "-") for other in taken)
+    name = words(re.sub(r"[\[\]:*?/\\']", "_", dataset))[:28]
+    same = sum(other.lower() == name.lower() or other.lower().startswith(name.lower() + "-") for other in taken)
     return f"{name}-{same + 1}" if same else name

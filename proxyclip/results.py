@@ -38,9 +38,9 @@ def line_of(names: dict, classes: tuple[str, ...], tally: Tally, unseen: dict, p
 def described(run: dict) -> str:
     """The scores of a run, for people."""
     names = " ".join(run[key] for key in ("model", "clip", "vfm") if run[key])
-    speed = run["images"] / max(run["seconds"], 1e-9)
+    images = f"{run['images']} image{'s' * (run['images'] != 1)}"
     lines = [
-        f"{run['dataset']}: {names}, {run['images']} images, {speed:.3g} images/s",
+        f"{run['dataset']}: {names}, {images}, {run['images'] / max(run['seconds'], 1e-9):.3g} images/s",
         "   ".join(f"{name} {number(run[name])}" for name in ("aAcc", "mIoU", "mAcc", "mIoU_present", "fwIoU")),
     ]
     for split, scores in run["zero_shot"].items():
@@ -76,7 +76,10 @@ def append(path: Path, run: dict) -> None:
                 os.truncate(path, size)
             raise
     except OSError as error:
-        raise InputError(f"the result cannot be written to {path} ({error.strerror or error})") from None
+        raise InputError(
+            f"the result cannot be written to {path} ({error.strerror or error}); once mended, --resume writes it "
+            "without computing it again"
+        ) from None
 
 
 def set_aside_torn_line(path: Path) -> None:
@@ -118,7 +121,9 @@ def parsed(line: bytes) -> dict | None:
         run = json.loads(line)
     except ValueError:
         return None
-    return run if isinstance(run, dict) and {"dataset", "model"} <= run.keys() else None
+    if not isinstance(run, dict) or not all(isinstance(run.get(key), str) for key in ("dataset", "model")):
+        return None
+    return run if isinstance(run.get("mIoU"), (int, float, type(None))) else None
 
 
 def without_nan(value):

@@ -1,14 +1,18 @@
 """results.jsonl and the workbook that is made from it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from openpyxl import load_workbook
 
 from configs.published import PUBLISHED, published_miou
-from proxyclip import results, workbook
+from proxyclip import paper_table, results, workbook
 from proxyclip.errors import InputError
 
+HERE = Path(__file__).resolve().parents[1]
 B, L = "ViT-B-16:openai", "ViT-L-14:openai"
 
 
@@ -31,7 +35,8 @@ def rendered(tmp_path, *runs):
 
 def table(sheet, header_rows=2):
     """(model, clip, vfm) -> dataset -> (our cell, published cell) of the benchmark sheet."""
-    columns = {cell.value: cell.column for cell in sheet[1] if cell.value}
+    named = {title: name for name, title in paper_table.PUBLIC.items()}
+    columns = {named.get(cell.value, cell.value): cell.column for cell in sheet[1] if cell.value}
     rows = {}
     for row in sheet.iter_rows(min_row=header_rows + 1):
         if row[1].value:
@@ -98,12 +103,51 @@ def test_sheet_of_a_dataset(tmp_path):
     assert sheet["D3"].font.bold and not sheet["F3"].font.bold
 
 
+def test_a_part_of_a_dataset_is_marked_and_never_the_best_of_a_class(tmp_path):
+    sheet = rendered(tmp_path, run(iou=50.0), run(iou=60.0, clip=L, limit=5))["voc20"]
+    assert sheet["F1"].value == f"ProxyCLIP {L} dino-vitb8 first 5 images only"
+    assert sheet["D3"].font.bold and not sheet["F3"].font.bold
+
+
+def test_images_that_were_left_out_leave_a_mark(tmp_path):
+    sheet = rendered(tmp_path, run(skipped={"a": "broken"}))["benchmark"]
+    ours = table(sheet)["ProxyCLIP", B, "dino-vitb8"]["voc20"][0]
+    assert (ours.value, ours.number_format) == (50, '0.00" †"')
+
+
+def test_the_average_is_over_the_papers_datasets(tmp_path):
+    """Those that papers do not average over would leave it empty wherever they were not run."""
+    book = rendered(tmp_path, run(iou=77.0), run("ade847", 9.0))
+    average, published = table(book["benchmark"])["ProxyCLIP", B, "dino-vitb8"]["average of 1"]
+    assert (average.value, published.value) == (77, 80.3)
+
+
+def test_trained_models_are_marked(tmp_path):
+    rows = table(rendered(tmp_path, run())["benchmark"])
+    assert rows["CAT-Seg ‡", B, "–"]["voc20"][1].value == 94.6 and ("SCLIP", B, "–") in rows
+
+
+def test_characters_that_spreadsheets_forbid(tmp_path):
+    line = {"dataset": "ade20k", "model": "ProxyCLIP", "clip": B, "vfm": None, "failed": "\x1b[31mno space\x1b[0m"}
+    assert rendered(tmp_path, line)["runs"]["P2"].value == "failed: [31mno space[0m"
+
+
 def test_zero_shot_sheet_has_ours_and_published(tmp_path):
     scores = {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}
     sheet = rendered(tmp_path, run(zero_shot={"zegclip": scores}))["zero-shot"]
     rows = [[cell.value for cell in row] for row in sheet.iter_rows(min_row=2)]
-    assert rows[0] == ["ProxyCLIP", "voc20", "zegclip", 90, 80, 60, 68.57, "ours"]
-    assert ["ZegCLIP", "voc20", "inductive", 94.6, 91.9, 77.8, 84.3, "published"] in rows
+    assert rows[0] == ["voc20", "ProxyCLIP", B, "dino-vitb8", "zegclip", "–", 90, 80, 60, 68.57, "ours"]
+    assert rows[1] == ["voc20", "ZegCLIP", "–", "–", "–", "inductive", 94.6, 91.9, 77.8, 84.3, "published"]
+
+
+def test_zero_shot_sheet_tells_runs_apart(tmp_path):
+    """Two models, the newest run of each, and one of some images that says so."""
+    scores = {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}
+    lines = [run(zero_shot={"zegclip": scores | {"hIoU": value}}) for value in (1.0, 2.0)]
+    lines.append(run(clip=L, limit=5, zero_shot={"zegclip": scores}))
+    rows = [[cell.value for cell in row] for row in rendered(tmp_path, *lines)["zero-shot"].iter_rows(min_row=2)]
+    ours = [(row[2], row[9], row[10]) for row in rows if row[10] != "published"]
+    assert ours == [(B, 2, "ours"), (L, 68.57, "first 5 images only")]
 
 
 def test_an_empty_table_is_a_valid_workbook(tmp_path):
@@ -119,11 +163,12 @@ def test_lines_that_are_no_results_are_named(tmp_path):
     path = tmp_path / "results.jsonl"
     results.append(path, run())
     with open(path, "ab") as file:
-        file.write(b'{"dataset": "voc\n[1, 2]\n')
+        file.write(b'{"dataset": "voc\n[1, 2]\n{"dataset": 3, "model": "a"}\n')
+        file.write(b'{"dataset": "voc", "model": "a", "mIoU": "high"}\n\xff\n')
     results.append(path, run(iou=60.0))
     runs, complaints = results.read(path)
     assert [line["mIoU"] for line in runs] == [50, 60]
-    assert [complaint.split(" is ")[0] for complaint in complaints] == [f"{path}, line 2,", f"{path}, line 3,"]
+    assert [complaint.split(" is ")[0] for complaint in complaints] == [f"{path}, line {n}," for n in range(2, 7)]
 
 
 def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path):
@@ -141,9 +186,25 @@ def test_nan_becomes_null(tmp_path):
 
 def test_a_workbook_that_cannot_be_replaced_is_left_as_it_is(tmp_path):
     (tmp_path / "results.xlsx").mkdir()
-    with pytest.raises(InputError, match="open in another program"):
+    with pytest.raises(InputError, match=r"Is a directory\); no score is lost"):
         workbook.render([run()], tmp_path / "results.xlsx", PUBLISHED)
     assert [path.name for path in tmp_path.iterdir()] == ["results.xlsx"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
+def test_a_full_disk_is_one_sentence(tmp_path):
+    """Neither the workbook nor the temporary files of the library that writes it fit, and it does not complain, too."""
+    program = f"""if True:
+        import resource, sys
+        from pathlib import Path
+        from proxyclip import errors, workbook
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        errors.main_guard(workbook.render)([], Path({str(tmp_path / "results.xlsx")!r}), {PUBLISHED!r})
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "cannot be written (File too large" in done.stderr and "no score is lost" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_published_scores_are_found_by_models_and_dataset():
