@@ -8,13 +8,9 @@ from PIL import Image, ImageDraw
 from proxyclip.legend import FAINT, INK, PAPER, letters, shortened
 
 BAR, TRACK = (54, 110, 190), (234, 238, 244)
-SIZE, LINE, PAD = (
-    20,
-    32,
-    24,
-)  # font size, height of a row, margin: in pixels of a picture meant for two per screen pixel
-NAME_WIDTH, BAR_WIDTH, TEXT_WIDTH, GAP = 300, 380, 170, 50
-MOST_ROWS = 45  # of a column; more classes take more columns
+# In pixels of a picture meant for two per screen pixel: font, height of a row, margin, bar, space between columns.
+SIZE, LINE, PAD, BAR_WIDTH, GAP = 20, 32, 24, 380, 50
+MOST_NAME = 480  # width of a name; longer ones are shortened
 
 
 class Bar(NamedTuple):
@@ -26,20 +22,22 @@ class Bar(NamedTuple):
 
 
 def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> Image.Image:
-    """The bars below each other, in as many columns as it takes, under two lines of text."""
-    columns = max(1, math.ceil(len(bars) / MOST_ROWS))
-    rows = math.ceil(len(bars) / columns)
+    """The bars below each other, in as many columns as make the picture about square, under two lines of text."""
     (title, subtitle, *names), font = letters([title, subtitle, *(bar.name for bar in bars)], SIZE)
-    step = NAME_WIDTH + BAR_WIDTH + TEXT_WIDTH + GAP
-    sheet = Image.new("RGB", (columns * step - GAP + 2 * PAD, rows * LINE + 2 * LINE + 3 * PAD), PAPER)
+    name_width = math.ceil(min(MOST_NAME, max(map(font.getlength, names), default=0))) + 14
+    step = name_width + BAR_WIDTH + 14 + math.ceil(max((font.getlength(bar.text) for bar in bars), default=0)) + GAP
+    columns = max(1, round(math.sqrt(len(bars) * LINE / step)))
+    rows = math.ceil(len(bars) / columns)
+    heading = math.ceil(max(map(font.getlength, (title, subtitle))))
+    width = max(columns * step - GAP, heading) + 2 * PAD
+    sheet = Image.new("RGB", (width, rows * LINE + 2 * LINE + 3 * PAD), PAPER)
     draw = ImageDraw.Draw(sheet)
     for line, (text, colour) in enumerate(((title, INK), (subtitle, FAINT))):
-        text = shortened(text, font, sheet.width - 2 * PAD)
         draw.text((PAD, PAD + line * LINE + LINE // 2), text, colour, font, anchor="lm")
-    for place, bar in enumerate(bars):
-        left, middle = PAD + place // rows * step, 2 * PAD + 2 * LINE + place % rows * LINE + LINE // 2
-        draw.text((left + NAME_WIDTH - 14, middle), shortened(names[place], font, NAME_WIDTH - 14), INK, font, "rm")
-        start, top, bottom = left + NAME_WIDTH, middle - LINE // 3, middle + LINE // 3
+    for place, (bar, name) in enumerate(zip(bars, names, strict=True)):
+        start, middle = PAD + place // rows * step + name_width, 2 * PAD + 2 * LINE + place % rows * LINE + LINE // 2
+        draw.text((start - 14, middle), shortened(name, font, MOST_NAME), INK, font, "rm")
+        top, bottom = middle - LINE // 3, middle + LINE // 3
         draw.rectangle((start, top, start + BAR_WIDTH, bottom), TRACK)
         if bar.value:
             draw.rectangle((start, top, start + round(BAR_WIDTH * bar.value / 100), bottom), BAR)
@@ -47,13 +45,14 @@ def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> Image.Image:
     return sheet
 
 
-def stack(pictures: list[tuple[str, Image.Image]], width: int = 1500) -> Image.Image:
-    """Pictures below each other, each under its title and at most `width` wide."""
-    pictures = [(title, narrowed(picture, width)) for title, picture in pictures]
+def stack(pictures: list[tuple[str, Image.Image]], most_width: int = 1500) -> Image.Image:
+    """Pictures below each other, each under its title and at most `most_width` wide."""
+    pictures = [(title, narrowed(picture, most_width)) for title, picture in pictures]
+    titles, font = letters([title for title, _ in pictures], SIZE)
+    width = math.ceil(max([*map(font.getlength, titles), *(picture.width for _, picture in pictures)]))
     sheet = Image.new("RGB", (width + 2 * PAD, sum(2 * LINE + p.height for _, p in pictures) + 2 * PAD), PAPER)
     draw, top = ImageDraw.Draw(sheet), PAD
-    for title, picture in pictures:
-        (title,), font = letters([title], SIZE)
+    for title, (_, picture) in zip(titles, pictures, strict=True):
         draw.text((PAD, top + LINE // 2), title, INK, font, anchor="lm")
         sheet.paste(picture, (PAD, top + LINE))
         top += 2 * LINE + picture.height

@@ -8,7 +8,7 @@ from fake_benchmark import CLASSES, Samples, predict
 from PIL import Image
 
 from proxyclip import metric, report
-from proxyclip.charts import Bar, bar_chart
+from proxyclip.charts import Bar, bar_chart, stack
 from proxyclip.errors import InputError
 from proxyclip.evaluation import Settings, evaluate
 
@@ -36,7 +36,8 @@ def test_page_and_pictures(evaluated, tmp_path):
     assert "image003.jpg is truncated" in page
     worst = sorted((stem for stem in tally.images), key=lambda stem: tally.images[stem][1])[:8]
     assert re.findall(r"<figcaption>(\S+):", page) == worst
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    sources = re.findall(r'(?:src|href)="([^"#]*)"', page)
+    assert all(f'id="{link}"' in page for link in re.findall(r'href="#(\w+)"', page))
     assert len(sources) == 8 and all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert "http" not in page and "@import" not in page and "<script" not in page
     for name in ("per_class.png", "confusions.png", "worst.png"):
@@ -44,16 +45,24 @@ def test_page_and_pictures(evaluated, tmp_path):
 
 
 def test_largest_confusions():
-    matrix = np.array([[50, 30, 20], [0, 10, 0], [5, 0, 0]])
-    found = report.largest_confusions(matrix, ["cat", "dog", "cow"])
-    assert found == [("cat", "dog", 30, 30.0), ("cat", "cow", 20, 20.0), ("cow", "cat", 5, 100.0)]
+    matrix = np.array([[50, 30, 20], [0, 80, 0], [5, 0, 15]])
+    found = report.largest_confusions(matrix, ["cat", "dog", "cow; bull"])
+    pairs = [("cat", "dog"), ("cat", "cow; bull"), ("cow; bull", "cat")]
+    shares = [(15, 30, 100), (10, 20, 200 / 3), (2.5, 25, 50 / 3)]  # of all, of the class, of the largest
+    assert [one[:2] for one in found] == pairs
+    assert [one[2:] for one in found] == [pytest.approx(three) for three in shares]
+    assert found[2].title == "cow as cat"
+
+
+def test_a_perfect_result_has_no_confusions():
+    assert report.largest_confusions(np.diag([3, 0, 5]), NAMES[:3]) == []
 
 
 def test_never_predicted_classes_are_listed(evaluated, tmp_path):
     run, tally, samples = evaluated
     run["per_class"]["cow"] |= {"predicted": 0, "IoU": None}
     page = report.write(tmp_path, run, tally, samples, COLOURS, predict, 16).read_text()
-    assert "Classes never predicted: 1</h2><p>cow</p>" in page
+    assert "Classes never predicted: 1 of the 5 that are labelled</h2><p>cow</p>" in page
 
 
 def test_bars_are_as_long_as_their_values():
@@ -64,9 +73,29 @@ def test_bars_are_as_long_as_their_values():
     assert len(lengths) == 2 and lengths[1] == pytest.approx(2 * lengths[0], abs=2)
 
 
-def test_many_classes_take_several_columns():
-    sheet = bar_chart("title", "", [Bar(f"class {i}", i / 9, "") for i in range(847)])
-    assert sheet.height < 1700 and sheet.width < 20_000
+@pytest.mark.parametrize("count", [171, 847])
+def test_many_classes_take_several_columns(count):
+    """A strip of one row of columns could not be read on any screen."""
+    sheet = bar_chart("title", "", [Bar(f"class {i}", i / 9, "") for i in range(count)])
+    assert 1 / 2 < sheet.width / sheet.height < 2
+
+
+def test_a_long_title_is_not_cut():
+    sheet = bar_chart("a long title " * 20, "", [Bar("all", 100.0, "100")])
+    assert (np.asarray(sheet)[:, -24:] == 255).all() and sheet.width > 1500
+
+
+def test_a_stack_is_as_wide_as_its_widest_picture():
+    sheet = stack([("a", Image.new("RGB", (200, 10))), ("b", Image.new("RGB", (3000, 50)))], most_width=300)
+    assert sheet.width == 300 + 2 * 24
+    assert stack([("a title that is wider than its picture", Image.new("RGB", (20, 10)))]).width > 300
+
+
+def test_a_run_of_some_images_says_so(evaluated, tmp_path):
+    run, tally, samples = evaluated
+    run["protocol"]["limit"] = 9
+    page = report.write(tmp_path, run, tally, samples, COLOURS, predict, 16).read_text()
+    assert "the first 9 images only: 9 images" in page
 
 
 def test_folder_that_cannot_be_written_to(evaluated, tmp_path):
