@@ -7,7 +7,7 @@
 #     NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the second
 set -euo pipefail
 
-if [ $# -lt 1 ]; then
+if [ $# -lt 1 ] || [[ $1 == -* ]]; then
     echo "error: name a configuration: bash dist_test.sh CONFIG [PROCESSES] [options of eval.py]" >&2
     exit 2
 fi
@@ -16,8 +16,12 @@ python=${PYTHON:-python}
 config=$1
 shift
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
-    processes=$1
+    processes=$((10#$1))
     shift
+    if [ "$processes" -lt 1 ]; then
+        echo "error: PROCESSES must be at least 1, not $processes" >&2
+        exit 2
+    fi
 else
     processes=$("$python" -c "import torch; print(max(1, torch.cuda.device_count()))")
 fi
@@ -30,7 +34,7 @@ cores=$("$python" -c "import os; print(os.cpu_count() or 1)")
 threads=$((cores / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m torch.distributed.run \
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m proxyclip.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     "$here/eval.py" --config "$config" "$@"
