@@ -22,9 +22,9 @@ from datasets.prepare.tasks import run  # noqa: E402
 @script
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stuff_root", metavar="STUFF_ROOT", type=Path)
-    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("stuff_root", metavar="STUFF_ROOT", type=Path, help="where COCO-Stuff was unpacked")
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="where COCO-Object is written")
+    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one a core")
     arguments = parser.parse_args(argv)
     tasks = coco_object.tasks(arguments.stuff_root, arguments.out)
     made = run(tasks, arguments.processes)

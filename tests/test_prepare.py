@@ -449,6 +449,22 @@ def test_full_disk(processes, tmp_path):
         tasks.run([full], processes)
 
 
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match="the folder .*labels cannot be made: Not a directory"):
+        tasks.run([tasks.Task(fill_the_disk, None, tmp_path / "out/labels/a.png")])
+
+
+def test_processes_out_of_range(tmp_path):
+    with pytest.raises(DataError, match="--processes must be at least 1, not 0"):
+        tasks.run([], 0)
+
+
+def test_nothing_to_do_draws_no_bar(tmp_path, capsys):
+    tasks.run([])
+    assert capsys.readouterr().err == ""
+
+
 def die(source, part):
     os.kill(os.getpid(), signal.SIGKILL)
 

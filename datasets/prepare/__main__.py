@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m datasets.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("raw", metavar="RAW", nargs="?", type=Path)
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("raw", metavar="RAW", nargs="?", type=Path, help="where the download was unpacked")
+    parser.add_argument("--data-root", metavar="DIR", type=Path, help="of all datasets ($PROXYCLIP_DATA, else data/)")
+    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one a core")
     arguments = parser.parse_args(argv)
     prepare(arguments.name, arguments.raw, arguments.data_root, arguments.processes)
 

@@ -54,7 +54,10 @@ def convert_label(source: Path, part: Path) -> None:
 
 
 def tasks(raw: Path, out: Path) -> list[Task]:
-    photos = found(raw / "images" / "ADE" / "validation", "**/ADE_val_*.jpg", "unpack ADE20K_2021_17_01.zip there")
+    hint = (
+        f"{raw} must be the folder ADE20K_2021_17_01 of ADE20K_2021_17_01.zip: unpack that, or name as RAW where it is"
+    )
+    photos = found(raw / "images" / "ADE" / "validation", "**/ADE_val_*.jpg", hint)
     images, labels = out / "images_detectron2" / "validation", out / "annotations_detectron2" / "validation"
     stems = sorted(photo.stem for photo in photos)
     return [

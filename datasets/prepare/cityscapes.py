@@ -21,7 +21,8 @@ def convert(source: Path, part: Path) -> None:
 
 def tasks(raw: Path, out: Path) -> list[Task]:
     made = []
-    for path in found(raw / "gtFine", "*/*/*_gtFine_labelIds.png", "unpack gtFine_trainvaltest.zip there"):
+    hint = f"unpack gtFine_trainvaltest.zip in {raw}, or name as RAW the folder where it is"
+    for path in found(raw / "gtFine", "*/*/*_gtFine_labelIds.png", hint):
         split, city = path.parts[-3:-1]
         stem = path.name.removesuffix("_gtFine_labelIds.png")
         if split != "test":  # its labels are withheld: the files that are there hold nothing

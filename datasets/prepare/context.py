@@ -65,7 +65,9 @@ def tasks(raw: Path, out: Path) -> list[Task]:
     try:
         merged = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist; it is the annotation file of Pascal in Detail") from None
+        raise DataNotFound(
+            f"{path} does not exist; put the annotation file of Pascal in Detail there, or name its folder as RAW"
+        ) from None
     except ValueError as error:
         raise DataError(f"{path} is not complete: {error}") from None
     if not {"images", "annos_segmentation"} <= set(merged):

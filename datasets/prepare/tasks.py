@@ -6,12 +6,14 @@ again. So a conversion may be stopped at any moment, by kill -9 too: the same co
 
 import multiprocessing
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,25 @@ class Task:
 
 def run(tasks: Sequence[Task], processes: int = 1) -> int:
     """Does what is not done yet, and returns how much that was. Raises the first DataError or DataNotFound."""
+    if processes < 1:
+        raise DataError(f"--processes must be at least 1, not {processes}")
     todo = [task for task in tasks if not task.target.exists()]
     for folder in {task.target.parent for task in todo}:
-        folder.mkdir(parents=True, exist_ok=True)
-    if processes <= 1:
-        for task in tqdm(todo, unit="file"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+    # A bar that is redrawn ten times a second would fill a log.
+    bar = partial(
+        tqdm, total=len(todo), unit="file", disable=not todo, mininterval=0.1 if sys.stderr.isatty() else 10.0
+    )
+    if processes == 1:
+        for task in bar(todo):
             do(task)
         return len(todo)
     try:
         with ProcessPoolExecutor(processes, initializer=_end_with_parent) as pool:
-            for _ in tqdm(pool.map(do, todo, chunksize=16), total=len(todo), unit="file"):
+            for _ in bar(pool.map(do, todo, chunksize=16)):
                 pass
     except BrokenProcessPool:
         raise DataError("a worker process was killed, out of memory perhaps; the same command goes on") from None
@@ -67,7 +78,8 @@ def do(task: Task) -> None:
     except (DataError, DataNotFound):
         raise
     except OSError as error:  # a full disk, a folder that may not be written
-        raise DataError(f"{task.target} cannot be written: {error}") from None
+        reason = error.strerror or error
+        raise DataError(f"{task.target} cannot be written: {reason}; once mended, the same command goes on") from None
 
 
 def link(source: Path, part: Path) -> None:
