@@ -28,7 +28,6 @@ MODEL_SETTINGS = (
     "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "attention", "beta", "gamma", "templates", "vfm_features",
     "vfm_layer",
 )  # fmt: skip
-METHODS = {"proxy": "ProxyCLIP", "value": "MaskCLIP", "vanilla": "CLIP"}
 
 
 def parse(arguments=None) -> argparse.Namespace:
@@ -143,7 +142,7 @@ def run(options, config, model_settings: dict, samples, ranks) -> None:
     if not tally.images:
         raise InputError(f"{config.data.name}: none of {len(tally.skipped)} images could be used")
 
-    names = {"dataset": config.data.name, "model": METHODS[model.attention]}
+    names = {"dataset": config.data.name, "model": results.METHODS[model.attention]}
     names |= {key: model.settings[key] for key in ("clip", "vfm")}
     line = results.line_of(
         names, config.data.classes, tally, config.data.unseen, protocol,

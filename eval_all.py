@@ -117,12 +117,12 @@ def outcome(options, model: str, config: str, truth: Path) -> Outcome:
     try:
         value.data.locate(options.data_root)
     except DataNotFound as error:
-        note(truth, model, value, "missing", str(error))
+        note(options, model, value, "missing", str(error))
         return Outcome("missing", why=str(error))
     before = len(results.read(truth)[0])
     code, reason = watched(command(options, model, config))
     if code:
-        note(truth, model, value, "failed", reason)
+        note(options, model, value, "failed", reason)
         return Outcome("failed", why=reason)
     new = results.read(truth)[0][before:]
     return Outcome("done", new[-1]) if new else Outcome("done before")
@@ -153,11 +153,15 @@ def command(options, model: str, config: str) -> list[str]:
     return command + ["--resume"] * options.resume + options.more
 
 
-def note(truth: Path, model: str, config, what: str, why: str) -> None:
-    """A line in results.jsonl for a pair without scores."""
+def note(options, model: str, config, what: str, why: str) -> None:
+    """A line in results.jsonl for a pair without scores, under the names that its run would have had."""
     preset = catalogue.find(model)
-    clip, vfm = map(catalogue.recorded, (preset.clip, preset.vfm))
-    results.append(truth, {"dataset": config.data.name, "model": "ProxyCLIP", "clip": clip, "vfm": vfm, what: why})
+    given = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
+    attention = given.get("attention", "proxy")
+    names = {"dataset": config.data.name, "model": results.METHODS.get(attention, attention)}
+    names["clip"] = given.get("clip") or catalogue.recorded(preset.clip)
+    names["vfm"] = given.get("vfm") or catalogue.recorded(preset.vfm) if attention == "proxy" else None
+    results.append(options.workdir / "results.jsonl", names | {what: why})
 
 
 def render(truth: Path) -> None:

@@ -39,6 +39,8 @@ def load_config(name: str | Path):
         raise DataError(f"{path}: {_misspelt(error)}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except ModuleNotFoundError as error:
+        raise DataError(f"{path}: {error}; pip install -r requirements.txt installs what is needed") from None
     except Exception as error:  # whatever a person's own file does
         raise DataError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:

@@ -74,7 +74,9 @@ def embedded() -> Preset:
 
 def recorded(name: str) -> str:
     """A model's name as results tell it: the embedded ones without the folder they are installed in."""
-    return name.replace(f"dino:{MINI / 'vfm'}", "mini-vfm").replace(str(MINI / "clip"), "mini-clip")
+    own = embedded()
+    name = name.replace(f"{own.vfm} layer {own.settings['vfm_layer']}", own.vfm)  # the layer it is made for
+    return name.replace(own.vfm, "mini-vfm").replace(own.clip, "mini-clip")
 
 
 def presets() -> list[Preset]:

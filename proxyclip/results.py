@@ -12,6 +12,8 @@ from proxyclip.files import write_whole
 from proxyclip.metric import ConfusionMatrix
 from proxyclip.progress import Tally
 
+METHODS = {"proxy": "ProxyCLIP", "value": "MaskCLIP", "vanilla": "CLIP"}  # what papers call each attention
+
 
 def line_of(names: dict, classes: tuple[str, ...], tally: Tally, unseen: dict, protocol: dict, **more) -> dict:
     """The line of one run.

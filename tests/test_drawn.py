@@ -59,7 +59,7 @@ def test_eval_scores_what_the_model_says(tmp_path):
     for image, label in map(scenes.draw, range(3)):
         matrix.add(proxyclip.load("mini", device="cpu").segment(image, scenes.CLASSES).labels, label)
     assert run["mIoU"] == pytest.approx(matrix.scores()["mIoU"], abs=1e-9)
-    assert (run["images"], run["clip"], run["vfm"]) == (3, "mini-clip", "mini-vfm layer 2")
+    assert (run["images"], run["clip"], run["vfm"]) == (3, "mini-clip", "mini-vfm")
     assert run["zero_shot"]["scenes"] == pytest.approx(matrix.seen_unseen(map(scenes.CLASSES.index, scenes.UNSEEN)))
     assert (tmp_path / "report" / "report.html").is_file()
 
@@ -74,3 +74,16 @@ def test_eval_all_takes_the_embedded_pair_along():
 def test_the_doctor_finds_nothing_to_mend(capsys):
     assert doctor.main(["scenes"]) == 0
     assert "scenes: fine" in capsys.readouterr().out
+
+
+def test_a_failed_run_stands_where_its_scores_will(tmp_path, monkeypatch):
+    """Under the names of a run that succeeds, so that the table has one row for both."""
+    monkeypatch.setattr(eval_all, "watched", lambda command: (2, "no room"))
+    for more in ([], ["--", "--set", "attention=value"]):
+        with pytest.raises(SystemExit, match="1"):
+            eval_all.main(["--models", "mini", "--configs", "cfg_scenes", "--workdir", str(tmp_path), *more])
+    runs = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(run["model"], run["clip"], run["vfm"], run["failed"]) for run in runs] == [
+        ("ProxyCLIP", "mini-clip", "mini-vfm", "no room"),
+        ("MaskCLIP", "mini-clip", None, "no room"),
+    ]
