@@ -5,7 +5,9 @@
     python benchmarks/eval_throughput.py --pretend 40 --images 400   a model that only waits, as one does for a GPU
     python benchmarks/eval_throughput.py --memory 5000               no model; memory over that many images
 
-Photographs are generated: JPEGs of 500×375 pixels with labels of 21 classes, as Pascal VOC has them.
+Photographs are generated: JPEGs of 500×375 pixels with labels of 21 classes, as Pascal VOC has them. A model on the
+CPU shares the cores with the workers; where other programs take part, set OMP_WAIT_POLICY=passive as well, or its
+threads wait for one another by spinning and the model alone is several times slower.
 """
 
 import argparse
@@ -13,8 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import deque
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,6 @@ def generate(root: Path, count: int):
     return config.data.open(root)
 
 
-def timed(work) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def megabytes() -> float:
     """Resident memory of this process and its workers, 10^6 bytes."""
     own, total = os.getpid(), 0
@@ -85,37 +80,68 @@ def memory(samples, workers: int) -> None:
             print(f"{count[0]:>6} images: {marks[-1]:7.0f} MB", flush=True)
         return np.zeros(size, np.int64)
 
-    seconds = timed(lambda: evaluate(nothing, samples, 21, config.short_side, Settings(workers)))
-    print(f"{len(samples) / seconds:.1f} images/s; memory grew by {marks[-1] - marks[0]:.0f} MB after the first tenth")
+    started = time.perf_counter()
+    evaluate(nothing, samples, 21, config.short_side, Settings(workers))
+    speed = len(samples) / (time.perf_counter() - started)
+    print(f"{speed:.1f} images/s; memory grew by {max(marks) - marks[0]:.0f} MB after the first tenth")
 
 
 def throughput(samples, options) -> None:
-    """Prints images/s of reading, of the model, and of both."""
-    from proxyclip.evaluation import Settings, evaluate
-    from proxyclip.images import to_tensor
+    """Prints images/s of reading, of the model, and of both, medians of rounds that take turns."""
     from proxyclip.reading import read_ahead
 
-    everything = range(len(samples))
-    stream = read_ahead(samples, everything, config.short_side, options.workers)
-    reading = len(samples) / timed(lambda: deque(stream, maxlen=0))
-    print(f"reading alone, {options.workers} workers: {reading:8.2f} images/s on {os.cpu_count()} cores", flush=True)
-
     predict, what = model_to_measure(options)
-    ready = list(islice(read_ahead(samples, everything[: options.images], config.short_side, 0), options.images))
-    predict(to_tensor(ready[0].picture), ready[0].label.shape)  # the first call allocates
+    few = range(min(options.images, DIFFERENT))
+    ready = [(item.tensor, item.label.shape) for item in read_ahead(samples, few, config.short_side, workers=0)]
+    predict(*ready[0])  # the first call allocates
+    rounds = []
+    for _ in range(options.rounds):
+        reading = reading_alone(samples, options.workers)
+        alone = model_alone(predict, ready, options.images)
+        rounds.append((reading, alone, *together(predict, samples, options)))
+    reading, alone, both, start = np.median(rounds, axis=0)
+    lowest, highest = np.min(rounds, axis=0), np.max(rounds, axis=0)
+    for index, name, note in (
+        (0, "reading alone", f"{options.workers} workers on {os.cpu_count()} cores"),
+        (1, "model alone", what),
+        (2, "together", f"{100 * both / min(reading, alone):.1f} % of the slower one"),
+    ):
+        spread = f"({lowest[index]:.2f} to {highest[index]:.2f})"
+        print(f"{name + ':':<15}{np.median(rounds, axis=0)[index]:8.2f} images/s {spread:>20}, {note}")
+    print(f"medians of {options.rounds} rounds; {1000 * start:.0f} ms until the first image is read are not counted")
 
-    def alone():
-        for item in ready:
-            predict(to_tensor(item.picture), item.label.shape)
 
-    def together():
-        evaluate(predict, samples, 21, config.short_side, Settings(options.workers), limit=options.images)
+def reading_alone(samples, workers: int) -> float:
+    """Images/s once the first image is there."""
+    from proxyclip.reading import read_ahead
 
-    model_speed = options.images / timed(alone)
-    print(f"model alone:              {model_speed:8.2f} images/s, {what}", flush=True)
-    both = options.images / timed(together)
-    share = 100 * both / min(reading, model_speed)
-    print(f"together:                 {both:8.2f} images/s, {share:.1f} % of the slower one")
+    stream = read_ahead(samples, range(len(samples)), config.short_side, workers)
+    next(stream)
+    started = time.perf_counter()
+    return sum(1 for _ in stream) / (time.perf_counter() - started)
+
+
+def model_alone(predict, ready: list, count: int) -> float:
+    """Images/s of pictures that are in memory."""
+    started = time.perf_counter()
+    for picture, size in islice(cycle(ready), count):
+        predict(picture, size)
+    return count / (time.perf_counter() - started)
+
+
+def together(predict, samples, options) -> tuple[float, float]:
+    """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before."""
+    from proxyclip.evaluation import Settings, evaluate
+
+    calls = []
+
+    def clocked(picture, size):
+        calls.append(time.perf_counter())
+        return predict(picture, size)
+
+    started = time.perf_counter()
+    evaluate(clocked, samples, 21, config.short_side, Settings(options.workers), limit=options.images)
+    return options.images / (time.perf_counter() - calls[0]), calls[0] - started
 
 
 def model_to_measure(options) -> tuple:
@@ -143,8 +169,9 @@ def model_to_measure(options) -> tuple:
 @main_guard
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16, help="images for the model (default: 16)")
-    parser.add_argument("--reading", type=int, default=400, help="images for reading alone (default: 400)")
+    parser.add_argument("--images", type=int, default=4, help="images a round for the model (default: 4)")
+    parser.add_argument("--reading", type=int, default=400, help="images a round for reading alone (default: 400)")
+    parser.add_argument("--rounds", type=int, default=3, help="medians are taken over so many rounds (default: 3)")
     parser.add_argument("--memory", type=int, default=0, help="only measure memory, over so many images")
     parser.add_argument("--workers", type=int, default=2, help="processes that read (default: 2)")
     parser.add_argument("--clip", default="ViT-B-16:random")

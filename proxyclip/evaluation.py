@@ -8,7 +8,9 @@ Shapes: K classes, H × W a label's size, h × w the resized picture's.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +20,6 @@ from torch import Tensor
 
 from proxyclip.distributed import Ranks
 from proxyclip.errors import InputError
-from proxyclip.images import to_tensor
 from proxyclip.metric import confusion, scores
 from proxyclip.progress import Progress, Tally
 from proxyclip.reading import Ready, read_ahead
@@ -57,7 +58,8 @@ class Settings:
     """How an evaluation runs; the result does not depend on any of it, save for images that are skipped.
 
     workers: processes that read ahead. skip_bad: images and labels that cannot be read are counted and left out instead
-    of ending the run. save_every: seconds. keep: called with each image's `Ready` and prediction (H, W).
+    of ending the run. save_every: seconds. keep: called with each image's `Ready` and prediction (H, W), in order, in
+    the thread that counts.
     """
 
     workers: int = 1
@@ -94,9 +96,9 @@ def evaluate(
     stems = [item.stem for item in samples.items[:limit]]
     todo = [index for index, stem in enumerate(stems) if stem not in done]
 
-    stream = read_ahead(samples, ranks.share(todo), short_side, settings.workers)
-    stream = shown(stream, len(stems), len(done), ranks, name)
-    own = count(predict, stream, classes, settings, progress, ranks)
+    counting = Counting(classes, settings, progress, ranks)
+    with closing(read_ahead(samples, ranks.share(todo), short_side, settings.workers)) as stream:
+        own = counting.run(predict, shown(stream, len(stems), len(done), ranks, name))
     total = Tally(ranks.sum(own.matrix))
     for images, skipped, seconds in ranks.gather((own.images, own.skipped, own.seconds)):
         total += Tally(np.zeros_like(total.matrix), images, skipped, seconds)
@@ -111,33 +113,54 @@ def earlier_counts(progress: Progress, classes: int, resume: bool) -> Tally:
     return progress.earlier(classes)
 
 
-def count(predict: Predict, stream, classes: int, settings: Settings, progress: Progress | None, ranks: Ranks) -> Tally:
-    """Segments and counts what the stream brings, and saves the counts every few seconds."""
-    tally = Tally.empty(classes)
-    started = saved = time.monotonic()
-    try:
-        for ready in stream:
-            if ready.problem:
-                if not settings.skip_bad:
-                    raise InputError(f"{ready.problem} (--skip-bad leaves such images out)")
-                tally.skipped[ready.stem] = ready.problem
-            else:
-                labels = predict(to_tensor(ready.picture), ready.label.shape)  # (H, W)
-                if settings.keep:
-                    settings.keep(ready, labels)
-                counts = confusion(labels, ready.label, classes)  # (K, K)
-                alone = scores(counts)
-                tally.matrix += counts
-                tally.images[ready.stem] = alone["aAcc"], alone["mIoU_present"]
-            now = time.monotonic()
-            tally.seconds = now - started if ranks.first else 0.0
-            if progress and now - saved >= settings.save_every:
-                progress.save(tally, ranks.rank)
-                saved = now
-    except Exception:  # not KeyboardInterrupt: that may fall between a matrix and the name of its image
-        if progress:
-            progress.save(tally, ranks.rank)
-        raise
-    if progress:
-        progress.save(tally, ranks.rank)
-    return tally
+class Counting:
+    """Segments and counts what a stream brings, and saves the counts every few seconds.
+
+    A thread of its own counts and saves, one image behind the model, so that the model need not wait for it. No other
+    touches the tally, and it does one thing after the other: whenever a run is stopped, interrupted or killed, what is
+    saved holds the matrix and the name of each image, or neither.
+    """
+
+    def __init__(self, classes: int, settings: Settings, progress: Progress | None, ranks: Ranks):
+        self.classes, self.settings, self.progress, self.ranks = classes, settings, progress, ranks
+        self.tally = Tally.empty(classes)
+
+    def run(self, predict: Predict, stream: Iterable[Ready]) -> Tally:
+        """The counts of all of the stream; what is counted before an error is saved."""
+        self.started = self.saved = time.monotonic()
+        before = None
+        with ThreadPoolExecutor(1, "counting") as thread:
+            try:
+                for ready in stream:
+                    if ready.problem and not self.settings.skip_bad:
+                        raise InputError(f"{ready.problem} (--skip-bad leaves such images out)")
+                    labels = None if ready.problem else predict(ready.tensor, ready.label.shape)  # (H, W)
+                    if before:
+                        before.result()  # raises what went wrong; and no more than one image ever waits
+                    before = thread.submit(self.add, ready, labels)
+                if before:
+                    before.result()
+            finally:
+                thread.submit(self.save).result()
+        return self.tally
+
+    def add(self, ready: Ready, labels: np.ndarray | None) -> None:
+        """One image and its prediction (H, W), or one that is skipped."""
+        if ready.problem:
+            self.tally.skipped[ready.stem] = ready.problem
+        else:
+            if self.settings.keep:
+                self.settings.keep(ready, labels)
+            counts = confusion(labels, ready.label, self.classes)  # (K, K)
+            alone = scores(counts)
+            self.tally.matrix += counts
+            self.tally.images[ready.stem] = alone["aAcc"], alone["mIoU_present"]
+        now = time.monotonic()
+        self.tally.seconds = now - self.started if self.ranks.first else 0.0
+        if now - self.saved >= self.settings.save_every:
+            self.save()
+            self.saved = now
+
+    def save(self) -> None:
+        if self.progress:
+            self.progress.save(self.tally, self.ranks.rank)

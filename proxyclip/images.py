@@ -171,10 +171,15 @@ def taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_tensor(image: np.ndarray):
-    """(H, W, 3) uint8 -> torch (3, H, W) float32 in [0, 1]."""
+    """(H, W, 3) uint8 -> torch (3, H, W) float32 in [0, 1].
+
+    NumPy divides, in this thread: torch would share so little work among all cores and, where another process holds one
+    of them, wait tens of milliseconds for it.
+    """
     import torch  # here: `import proxyclip` stays quick
 
-    return torch.from_numpy(image).permute(2, 0, 1).float().div(255).contiguous()
+    channels = image.transpose(2, 0, 1)  # (3, H, W)
+    return torch.from_numpy(np.divide(channels, 255, out=np.empty(channels.shape, np.float32), dtype=np.float32))
 
 
 def normalise(images, mean, std):

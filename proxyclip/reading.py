@@ -1,12 +1,15 @@
 """Images and labels, read and resized in worker processes ahead of the model."""
 
+import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from proxyclip.images import resize, scaled_size
+from proxyclip.images import resize, scaled_size, to_tensor
 
 
 class Ready(NamedTuple):
@@ -16,6 +19,7 @@ class Ready(NamedTuple):
     picture: np.ndarray | None  # (h, w, 3) uint8 RGB, resized
     label: np.ndarray | None  # (H, W) int32, negative where nothing is scored
     problem: str = ""
+    tensor: Tensor | None = None  # (3, h, w) float32 in [0, 1]: the picture, for the model
 
 
 class Reader(Dataset):
@@ -43,13 +47,49 @@ def read_ahead(samples, indices: Sequence[int], short_side: int, workers: int) -
 
     samples: `samples[i]` gives stem, image (H, W, 3) uint8 and label (H, W), and raises ValueError or OSError, with a
     sentence, for one that cannot be read; `samples.items[i].stem` is the name alone. short_side: see `scaled_size`; 0
-    leaves images as they are. workers: 0 reads in this process.
+    leaves images as they are. workers: 0 reads in this process. Close it if you leave it early: that ends the workers.
     """
     # Arrays go through a pipe: shared memory, which tensors would take, is short in many containers.
-    yield from DataLoader(
-        Reader(samples, indices, short_side), batch_size=None, collate_fn=as_it_is, num_workers=workers
+    loader = DataLoader(
+        Reader(samples, indices, short_side),
+        batch_size=None,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        worker_init_fn=prepare_worker,
     )
+    # `iter` starts the workers, here and not in the thread: a process is best forked where nothing else happens.
+    ready = map(with_tensor, iter(loader))
+    yield from one_ahead(ready) if workers else ready
 
 
 def as_it_is(item: Ready) -> Ready:
     return item
+
+
+def with_tensor(ready: Ready) -> Ready:
+    """Not done by the workers: it has four times the bytes."""
+    return ready if ready.problem else ready._replace(tensor=to_tensor(ready.picture))
+
+
+def prepare_worker(worker: int) -> None:
+    """Once in each worker.
+
+    Ctrl-C reaches all processes of a terminal: a worker that it ends is an error, while one that is told to end is not.
+
+    The memory of one image is kept for the next: to get it anew takes as long as to read the image. glibc returns what
+    is freed to the system, until a large block is freed: from then on it keeps as much. Elsewhere this does nothing.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    np.empty(31 << 20, np.uint8)  # 32 MiB is the largest block that counts
+
+
+def one_ahead(items: Iterator) -> Iterator:
+    """The same items, none of them None; a thread fetches the next one while the caller is busy with this one.
+
+    To receive an image and to turn it into a tensor takes milliseconds, in which an accelerator would wait.
+    """
+    with ThreadPoolExecutor(1, "reading") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

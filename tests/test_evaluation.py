@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -86,6 +87,77 @@ def stopping_after(count):
         return predict(picture, size)
 
     return predict_or_break
+
+
+def test_the_next_image_is_predicted_while_one_is_counted():
+    both_are_here, predicted, kept = threading.Barrier(2), [], []
+
+    def predict_and_wait(picture, size):
+        predicted.append(size)
+        assert len(predicted) - len(kept) <= 2  # no heap of images that wait to be counted
+        if len(predicted) == 2:
+            both_are_here.wait(10)  # breaks if the first image is counted only before or after this
+        return predict(picture, size)
+
+    def keep_and_wait(ready, labels):
+        if not kept:
+            both_are_here.wait(10)
+        kept.append(ready.stem)
+
+    samples = Samples(9)
+    tally = evaluate(predict_and_wait, samples, CLASSES, 16, Settings(workers=0, keep=keep_and_wait))
+    assert (tally.matrix == fake_benchmark.expected(range(9))).all()
+    assert kept == [item.stem for item in samples.items]
+
+
+@pytest.mark.parametrize("images", [5, 6, 12])  # the last one, the last but one, one in the midst
+def test_an_error_in_counting_ends_the_run_at_once(tmp_path, images):
+    predicted = []
+
+    def predict_and_note(picture, size):
+        predicted.append(size)
+        return predict(picture, size)
+
+    def keep_four(ready, labels):
+        if ready.stem == "folder/image004":
+            raise InputError("image004.png cannot be written")
+
+    settings = Settings(workers=0, keep=keep_four)
+    with pytest.raises(InputError, match="^image004.png cannot be written$"):
+        evaluate(predict_and_note, Samples(images), CLASSES, 16, settings, Progress(tmp_path, PROTOCOL))
+    assert len(predicted) <= 6
+    saved = Progress(tmp_path, PROTOCOL).earlier(CLASSES)
+    assert len(saved.images) == 4 and (saved.matrix == fake_benchmark.expected(range(4))).all()
+
+
+def break_down(picture, size):
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("model, broken", [(break_down, []), (predict, [4])])
+def test_after_an_error_nothing_is_left_running(model, broken):
+    threads = set(threading.enumerate())
+    with pytest.raises((RuntimeError, InputError)) as error:
+        evaluate(model, Samples(1000, broken), CLASSES, 16, Settings(workers=2))
+    assert multiprocessing.active_children() == []
+    assert set(threading.enumerate()) <= threads
+    assert error  # while it lives its traceback keeps all that evaluate() had
+
+
+def test_interrupted_by_the_keyboard_it_saves_whole_images(tmp_path):
+    left = [7]
+
+    def predict_or_interrupt(picture, size):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return predict(picture, size)
+
+    settings = Settings(workers=2, save_every=3600)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(predict_or_interrupt, Samples(12), CLASSES, 16, settings, Progress(tmp_path, PROTOCOL))
+    saved = Progress(tmp_path, PROTOCOL).earlier(CLASSES)
+    assert len(saved.images) == 7 and (saved.matrix == fake_benchmark.expected(range(7))).all()
 
 
 def test_resume_counts_only_what_is_missing(tmp_path):
@@ -179,7 +251,10 @@ def run_on_full_disk(ranks, workdir: Path) -> None:
 def test_disk_full_loses_nothing_that_was_saved(tmp_path):
     ranks_helper.finish(ranks_helper.start(1, run_on_full_disk, tmp_path))
     assert not list(tmp_path.rglob("*.tmp"))
-    total = evaluate(stopping_after(9), Samples(12), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume=True)
+    saved = len(Progress(tmp_path, PROTOCOL).earlier(CLASSES).images)
+    assert saved in (2, 3)  # the third image is counted while the fourth fills the disk
+    rest = stopping_after(12 - saved)
+    total = evaluate(rest, Samples(12), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume=True)
     assert (total.matrix == fake_benchmark.expected(range(12))).all()
 
 
