@@ -46,6 +46,7 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, help="folder of all datasets (default: $PROXYCLIP_DATA, else data/)")
     parser.add_argument("--workdir", type=Path, default=Path("work/eval"), help="for results (default: work/eval)")
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run of the same protocol")
+    parser.add_argument("--restart", action="store_true", help="give up a stopped run of the same protocol")
     parser.add_argument("--limit", type=int, help="only the first N images")
     parser.add_argument("--skip-bad", action="store_true", help="count, name and leave out what cannot be read")
     parser.add_argument("--show-dir", type=Path, help="write image | label | prediction of every image there")
@@ -122,20 +123,25 @@ def run(options, config, model_settings: dict, samples, ranks) -> None:
     )  # fmt: skip
     protocol = protocol_of(options, config, model, samples)
     truth = options.workdir / "results.jsonl"
-    if options.resume and (done := [run for run in results.read(truth)[0] if run.get("protocol") == protocol]):
+    done = [run for run in results.read(truth)[0] if run.get("protocol") == protocol]
+    done = [run for run in done if options.skip_bad or not run.get("skipped")]
+    if options.resume and done:
         if ranks.first:
             print(results.described(done[-1]))
             print(f"evaluated already, on {done[-1]['started']}: see {truth}")
+            if options.show_dir or options.save_predictions or options.report:
+                print("note: pictures, predictions and reports are made while evaluating: leave --resume out for them")
         return
     progress = Progress(options.workdir, protocol)
     predict = evaluation.predictor(model, config.queries, config.threshold or 0.0, options.batch_windows)
     cores = max(1, (os.cpu_count() or 1) // ranks.per_machine)
     workers = options.workers if options.workers is not None else 1 if model.device.type == "cpu" else min(8, cores)
     settings = evaluation.Settings(workers, options.skip_bad, keep=keeper(options, config))
+    resume = True if options.resume else False if options.restart else None
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     tally = evaluation.evaluate(
-        predict, samples, len(config.data.classes), config.short_side, settings, progress, options.resume,
-        options.limit, ranks, config.data.name,
+        predict, samples, len(config.data.classes), config.short_side, settings, progress,
+        resume, options.limit, ranks, config.data.name,
     )  # fmt: skip
     if not ranks.first:
         return
@@ -185,7 +191,6 @@ def protocol_of(options, config, model, samples) -> dict:
         "weights": fingerprint(model.state_dict()),
         "images_hash": digest(item.stem for item in samples.items),
         "limit": options.limit if options.limit and options.limit < len(samples.items) else None,
-        "skip_bad": options.skip_bad,
         "average": "mIoU mmseg, mIoU_present detectron2",
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
         "versions": f"proxyclip {proxyclip.__version__}, torch {torch.__version__}, numpy {numpy.__version__}, "

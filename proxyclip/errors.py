@@ -1,7 +1,9 @@
 """What bad input gets: one sentence, and exit code 2 from every script."""
 
 import functools
+import os
 import sys
+import time
 
 
 class InputError(ValueError):
@@ -23,6 +25,8 @@ def main_guard(main):
         try:
             return main(*args, **kwargs)
         except (InputError, NotFound) as error:
+            if int(os.environ.get("LOCAL_RANK", 0)):
+                time.sleep(1)  # of several processes mostly all say the same: the first one does, and the others end
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:

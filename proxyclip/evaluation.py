@@ -75,21 +75,24 @@ def evaluate(
     short_side: int,
     settings: Settings | None = None,
     progress: Progress | None = None,
-    resume: bool = False,
+    resume: bool | None = False,
     limit: int | None = None,
     ranks: Ranks | None = None,
     name: str = "evaluation",
 ) -> Tally | None:
     """The counts of all images of `samples`, on rank 0; None on the others.
 
-    samples: see `read_ahead`. classes: K. progress: where to keep what is counted; with `resume` the images that are
-    counted there already are left out. limit: only the first so many images. name: of the progress bar.
+    samples: see `read_ahead`. classes: K. progress: where to keep what is counted. resume: what to do with what is kept
+    there already: leave its images out (True), forget it (False), or refuse (None). limit: only the first so many
+    images. name: of the progress bar.
     Raises InputError for an image or label that cannot be used, unless settings.skip_bad.
     """
     settings, ranks = settings or Settings(), ranks or Ranks()
     earlier = Tally.empty(classes)
     if progress and ranks.first:
         earlier = earlier_counts(progress, classes, resume)
+        if not settings.skip_bad:
+            earlier.skipped.clear()  # what was left out then is an error now
     done, session = ranks.from_first((earlier.done, progress.session if progress else 0))
     if progress:
         progress.session = session
@@ -105,12 +108,17 @@ def evaluate(
     return earlier + total if ranks.first else None
 
 
-def earlier_counts(progress: Progress, classes: int, resume: bool) -> Tally:
-    """What there is to go on from; a run that starts anew forgets it."""
-    if not resume and progress.parts():
-        print("a stopped run of the same protocol is given up; --resume would have gone on with it", flush=True)
+def earlier_counts(progress: Progress, classes: int, resume: bool | None) -> Tally:
+    """What there is to go on from. It is thrown away only by those who say so."""
+    if resume is False:
         progress.clear()
-    return progress.earlier(classes)
+    earlier = progress.earlier(classes)
+    if resume is None and earlier.done:
+        raise InputError(
+            f"a run of the same protocol was stopped after {len(earlier.done)} images: --resume goes on with it, "
+            "--restart gives it up"
+        )
+    return earlier
 
 
 class Counting:
@@ -133,7 +141,7 @@ class Counting:
             try:
                 for ready in stream:
                     if ready.problem and not self.settings.skip_bad:
-                        raise InputError(f"{ready.problem} (--skip-bad leaves such images out)")
+                        raise InputError(f"{ready.problem} (--resume --skip-bad goes on without such images)")
                     labels = None if ready.problem else predict(ready.tensor, ready.label.shape)  # (H, W)
                     if before:
                         before.result()  # raises what went wrong; and no more than one image ever waits

@@ -38,13 +38,13 @@ class Tally:
         return cls(np.zeros((classes, classes), np.int64))
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Of the images of both, which must be different ones."""
-        if twice := self.done & other.done:
-            raise InputError(f"image {min(twice)} is counted twice in the kept progress: run again without --resume")
+        """Of the images of both, which must be different ones; what one of them skipped the other may have counted."""
+        if twice := self.images.keys() & other.images.keys():
+            raise InputError(f"image {min(twice)} is counted twice in the kept progress: --restart gives it up")
         return Tally(
             self.matrix + other.matrix,
-            self.images | other.images,
-            self.skipped | other.skipped,
+            images := self.images | other.images,
+            {stem: why for stem, why in (self.skipped | other.skipped).items() if stem not in images},
             self.seconds + other.seconds,
         )
 
@@ -71,7 +71,7 @@ class Tally:
             with np.load(path, allow_pickle=False) as stored:
                 return cls(stored["matrix"], **json.loads(str(stored["facts"])))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"progress file {path} is damaged ({error}): run again without --resume") from None
+            raise InputError(f"progress file {path} is damaged ({error}): --restart gives up what is kept") from None
 
 
 class Progress:

@@ -1,6 +1,10 @@
 """Images and labels, read and resized in worker processes ahead of the model."""
 
+import multiprocessing
+import os
+import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -9,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from proxyclip.errors import InputError
 from proxyclip.images import resize, scaled_size, to_tensor
 
 
@@ -48,6 +53,7 @@ def read_ahead(samples, indices: Sequence[int], short_side: int, workers: int) -
     samples: `samples[i]` gives stem, image (H, W, 3) uint8 and label (H, W), and raises ValueError or OSError, with a
     sentence, for one that cannot be read; `samples.items[i].stem` is the name alone. short_side: see `scaled_size`; 0
     leaves images as they are. workers: 0 reads in this process. Close it if you leave it early: that ends the workers.
+    Raises InputError if a worker is killed.
     """
     # Arrays go through a pipe: shared memory, which tensors would take, is short in many containers.
     loader = DataLoader(
@@ -59,7 +65,15 @@ def read_ahead(samples, indices: Sequence[int], short_side: int, workers: int) -
     )
     # `iter` starts the workers, here and not in the thread: a process is best forked where nothing else happens.
     ready = map(with_tensor, iter(loader))
-    yield from one_ahead(ready) if workers else ready
+    try:
+        yield from one_ahead(ready) if workers else ready
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker.*(exited unexpectedly|killed by signal)", str(error)):
+            raise
+        raise InputError(
+            "a process that reads images was ended from outside, for want of memory perhaps; what is counted is kept: "
+            "go on with --resume, and with --workers 0 if it happens again"
+        ) from error
 
 
 def as_it_is(item: Ready) -> Ready:
@@ -79,8 +93,15 @@ def prepare_worker(worker: int) -> None:
     The memory of one image is kept for the next: to get it anew takes as long as to read the image. glibc returns what
     is freed to the system, until a large block is freed: from then on it keeps as much. Elsewhere this does nothing.
     """
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     np.empty(31 << 20, np.uint8)  # 32 MiB is the largest block that counts
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent is killed: it would wait for ever to hand over the image that it has read."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def one_ahead(items: Iterator) -> Iterator:

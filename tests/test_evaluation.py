@@ -50,7 +50,9 @@ def test_scores_of_single_images_tell_which_are_worst():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_stops_with_its_name(workers):
-    with pytest.raises(InputError, match=r"^image004.jpg is truncated \(--skip-bad leaves such images out\)$"):
+    with pytest.raises(
+        InputError, match=r"^image004.jpg is truncated \(--resume --skip-bad goes on without such images\)$"
+    ):
         evaluate(predict, Samples(9, broken=[4]), CLASSES, 16, Settings(workers=workers))
 
 
@@ -61,6 +63,21 @@ def test_skip_bad_counts_and_names():
         "folder/image007": "image007.jpg is truncated",
     }
     assert (tally.matrix == fake_benchmark.expected([0, 1, 2, 3, 5, 6, 8])).all()
+
+
+def test_what_was_skipped_is_looked_at_again_without_skip_bad(tmp_path):
+    """And what was counted before an image stopped the run is not counted again with it."""
+    skipping = Settings(workers=0, save_every=0, skip_bad=True)
+
+    def go_on(settings, broken):
+        return evaluate(predict, Samples(6, broken), CLASSES, 16, settings, Progress(tmp_path, PROTOCOL), resume=True)
+
+    with pytest.raises(InputError, match="image003"):
+        go_on(IN_PROCESS, [3])
+    assert list(go_on(skipping, [0, 1, 2, 3]).skipped) == ["folder/image003"]
+    for _ in range(2):
+        tally = go_on(IN_PROCESS, [0, 1, 2, 4, 5])
+        assert (tally.matrix == fake_benchmark.expected(range(6))).all() and not tally.skipped
 
 
 def test_predictor_gives_what_segment_gives(tmp_path):
@@ -140,6 +157,9 @@ def test_after_an_error_nothing_is_left_running(model, broken):
     with pytest.raises((RuntimeError, InputError)) as error:
         evaluate(model, Samples(1000, broken), CLASSES, 16, Settings(workers=2))
     assert multiprocessing.active_children() == []
+    deadline = time.monotonic() + 5  # a closed queue's thread ends a moment later
+    while not set(threading.enumerate()) <= threads and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert set(threading.enumerate()) <= threads
     assert error  # while it lives its traceback keeps all that evaluate() had
 
@@ -168,12 +188,18 @@ def test_resume_counts_only_what_is_missing(tmp_path):
     assert len(total.images) == 12
 
 
-def test_without_resume_a_stopped_run_is_given_up_and_said_so(tmp_path, capsys):
+def test_what_a_stopped_run_counted_is_lost_only_to_those_who_say_so(tmp_path):
+    def run(resume):
+        progress = Progress(tmp_path, PROTOCOL)
+        return evaluate(stopping_after(7), Samples(12), CLASSES, 16, IN_PROCESS, progress, resume=resume)
+
     with pytest.raises(RuntimeError):
-        evaluate(stopping_after(7), Samples(12), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL))
-    total = evaluate(predict, Samples(12), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL))
-    assert (total.matrix == fake_benchmark.expected(range(12))).all()
-    assert "--resume" in capsys.readouterr().out
+        run(None)
+    with pytest.raises(InputError, match="stopped after 7 images: --resume goes on with it, --restart gives it up"):
+        run(None)
+    with pytest.raises(RuntimeError):
+        run(False)  # begins anew, and so stops at the same place
+    assert len(run(True).images) == 12
 
 
 def test_another_protocol_never_goes_on_with_it(tmp_path):
@@ -224,8 +250,10 @@ def test_damaged_progress_is_named(tmp_path):
     progress.save(Tally.empty(CLASSES), rank=0)
     file = progress.parts()[0]
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match=f"{file.name} is damaged"):
-        evaluate(predict, Samples(3), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume=True)
+    for resume in (True, None):
+        with pytest.raises(InputError, match=f"{file.name} is damaged.*--restart"):
+            evaluate(predict, Samples(3), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume=resume)
+    evaluate(predict, Samples(3), CLASSES, 16, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume=False)
 
 
 def test_images_counted_twice_are_refused():

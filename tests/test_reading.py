@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 from fake_benchmark import Samples
 
+from proxyclip.errors import InputError
 from proxyclip.images import resize, scaled_size, to_tensor
 from proxyclip.reading import one_ahead, read_ahead
 
@@ -96,3 +98,50 @@ def test_workers_outlive_control_c():
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGINT)
     assert len([*before, *stream]) == 30
+
+
+class Deadly(Samples):
+    """Its fourth image ends the process that reads it, as a machine does that is out of memory."""
+
+    def __getitem__(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    with pytest.raises(InputError, match="reads images was ended from outside.*--resume"):
+        list(read_ahead(Deadly(6), range(6), 16, workers=1))
+
+
+def reading(told) -> None:
+    """Reads a first image and then waits, with workers that have more images than the pipe takes."""
+    stream = read_ahead(Samples(100), range(100), 800, workers=2)
+    next(stream)
+    told.send([child.pid for child in multiprocessing.active_children()])
+    time.sleep(60)
+
+
+def test_workers_end_with_their_parent():
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    parent = context.Process(target=reading, args=(there,))
+    parent.start()
+    workers = here.recv()
+    assert len(workers) == 2 and all(map(running, workers))
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while any(map(running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(running, workers))
+
+
+def running(process: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
