@@ -9,7 +9,6 @@ python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoi
 import argparse
 import time
 import warnings
-from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from PIL import Image
 
 import proxyclip
 from datasets import scenes
+from datasets.drawn import PALETTE
 from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.images import read_image
 from proxyclip.legend import PAPER, joined, with_legend, with_note
 from proxyclip.metric import ConfusionMatrix
-from proxyclip.picture import heatmap
+from proxyclip.picture import colours_over, heatmap
 from proxyclip.vocabulary import Vocabulary, class_lines
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
@@ -122,6 +122,8 @@ def show_scene(folder: Path, chosen: dict) -> None:
     """One drawn scene in three ways beside its truth, as one picture: what the proxy attention is for."""
     started = time.perf_counter()
     image, truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
+    colours = np.array([PALETTE[name] for name in scenes.CLASSES], np.uint8)  # (K, 3)
+    panel = partial(colours_over, image, colours=colours, alpha=0.7)
     results, below = {}, []
     for attention, title in ATTENTIONS.items():
         model = proxyclip.load("mini", attention=attention, **chosen)
@@ -130,13 +132,14 @@ def show_scene(folder: Path, chosen: dict) -> None:
         matrix.add(result.labels, truth)
         score = f"{title}: mIoU {matrix.scores()['mIoU']:.1f}"
         print(score)
-        below.append(with_note(result.overlay(legend=False), score, PAPER))
-    exact = replace(results["proxy"], labels=truth.astype(np.uint8)).overlay(legend=False)
+        below.append(with_note(panel(result.labels), score, PAPER))
     sure = heatmap(image, results["proxy"].confidence)
-    above = {"a drawn scene": Image.fromarray(image), "the truth": exact, "how sure ProxyCLIP is": sure}
-    rows = [[with_note(picture, title, PAPER) for title, picture in above.items()], below]
-    sheet = reduce(joined, [reduce(partial(joined, below=False), row) for row in rows])
-    sheet = with_legend(sheet, results["proxy"].entries())
+    above = {"a drawn scene": Image.fromarray(image), "the truth": panel(truth), "how sure ProxyCLIP is": sure}
+    above = [with_note(picture, title, PAPER) for title, picture in above.items()]
+    areas = [(name, area, np.array(PALETTE[name])) for name, area in results["proxy"].areas().items() if area]
+    beside = partial(joined, below=False)
+    lower = with_legend(reduce(beside, below), sorted(areas, key=lambda entry: -entry[1]))
+    sheet = joined(reduce(beside, above), lower)
     picture = write_whole(folder / "demo.png", lambda file: sheet.save(file, "PNG"))
     print(f"scene {SCENE}, {SCENE_SIZE}x{SCENE_SIZE} pixels, in {time.perf_counter() - started:.1f} s")
     print(f"picture: {picture}")
