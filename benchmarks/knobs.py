@@ -1,6 +1,6 @@
 """What each setting of ProxyCLIP does on the 500 drawn test scenes, with the embedded pair.
 
-    python benchmarks/knobs.py                                    half an hour on two cores
+    python benchmarks/knobs.py                                    ten minutes on two cores
     python benchmarks/knobs.py --more work/mini/seed1             means of two trainings of the pair
     python benchmarks/knobs.py --only windows templates           some of the tables
 
@@ -104,7 +104,7 @@ def rows(name: str, trainings: list, drawn: list) -> Iterator[tuple[str, list[np
             area = statistics.mean(grouping(model.vfm, scenes.SPLITS["test"][:100]) for model in models)
             yield f"{kind} (grouping {area:.1f} %)", [matrices(model, drawn) for model in models]
             chosen = [best_on_tune(kind, folder) for folder in trainings]
-            told = ", ".join(f"β {one['beta']:g} and γ {one['gamma']:g}" for one in chosen)
+            told = " or ".join(dict.fromkeys(f"β {one['beta']:g} and γ {one['gamma']:g}" for one in chosen))
             found = [matrices(with_vfm(kind, f, **c), drawn) for f, c in zip(trainings, chosen, strict=True)]
             yield f"{kind}, {told} (best on the tune scenes)", found
     else:

@@ -1,6 +1,6 @@
 """Trains the embedded models from nothing: draws the scenes, trains the tiny CLIP and the tiny VFM, writes their files.
 
-    python tools/train_mini.py --all                 everything; the model card says how long
+    python tools/train_mini.py --all                 everything, in 35 to 70 minutes on two cores
     python tools/train_mini.py --clip --seed 1       one part; the parts are --draw, --clip, --vfm and --write
     python tools/train_mini.py --all --smoke         the whole chain on a handful of samples, to see that it runs
 
