@@ -125,7 +125,7 @@ def save(picture, path):
         picture.save(unfinished)
         os.replace(unfinished, path)
     except (ValueError, OSError) as error:  # a name without a known ending, a folder that cannot be written to
-        raise DataError(f"cannot write the picture {path}: {error}") from error
+        raise DataError(f"cannot write the picture {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 @script
