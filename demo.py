@@ -17,7 +17,7 @@ from PIL import Image
 
 import proxyclip
 from datasets import scenes
-from datasets.drawn import PALETTE
+from datasets.drawn import DrawnScenes
 from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.images import read_image
@@ -122,7 +122,7 @@ def show_scene(folder: Path, chosen: dict) -> None:
     """One drawn scene in three ways beside its truth, as one picture: what the proxy attention is for."""
     started = time.perf_counter()
     image, truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
-    colours = np.array([PALETTE[name] for name in scenes.CLASSES], np.uint8)  # (K, 3)
+    colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
     panel = partial(colours_over, image, colours=colours, alpha=0.7)
     results, below = {}, []
     for attention, title in ATTENTIONS.items():
@@ -136,7 +136,8 @@ def show_scene(folder: Path, chosen: dict) -> None:
     sure = heatmap(image, results["proxy"].confidence)
     above = {"a drawn scene": Image.fromarray(image), "the truth": panel(truth), "how sure ProxyCLIP is": sure}
     above = [with_note(picture, title, PAPER) for title, picture in above.items()]
-    areas = [(name, area, np.array(PALETTE[name])) for name, area in results["proxy"].areas().items() if area]
+    areas = zip(results["proxy"].areas().items(), colours, strict=True)
+    areas = [(name, area, colour) for (name, area), colour in areas if area]
     beside = partial(joined, below=False)
     lower = with_legend(reduce(beside, below), sorted(areas, key=lambda entry: -entry[1]))
     sheet = joined(reduce(beside, above), lower)

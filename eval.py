@@ -11,7 +11,6 @@ The scores are printed and added as one line to WORKDIR/results.jsonl, from whic
 
 import argparse
 import contextlib
-import inspect
 import os
 import platform
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from configs import load as configs
 from configs.published import PUBLISHED, published_miou
 from datasets.errors import script
-from proxyclip.errors import InputError, main_guard, nearest
+from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.vocabulary import Vocabulary
 
@@ -92,15 +91,7 @@ def settings_of(options) -> tuple:
             of_model[key] = number_or_text(value)
         else:
             of_config.append(setting)
-    fields = set(inspect.signature(type(config)).parameters) - {"data", "prompts"}
-    known = [*MODEL_SETTINGS, "words", *fields]
-    for setting in of_config:
-        key, equals, _ = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: write KEY=VALUE")
-        if key not in known:
-            raise InputError(f"--set {setting}: there is no setting {key!r}; {nearest(key, known)}")
-    return configs.override(config, of_config), of_model
+    return configs.override(config, of_config, MODEL_SETTINGS), of_model
 
 
 def number_or_text(text: str):

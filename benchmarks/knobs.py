@@ -65,7 +65,7 @@ class MeanColour(nn.Module):
 
 
 def untrained(vfm: nn.Module) -> nn.Module:
-    """The same VFM with the random weights that its training began from."""
+    """The same VFM with random weights, as a training begins with."""
     torch.manual_seed(0)
     for module in vfm.modules():
         if hasattr(module, "reset_parameters"):

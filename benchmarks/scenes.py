@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import proxyclip  # noqa: E402
 from datasets import scenes  # noqa: E402
-from datasets.drawn import PALETTE  # noqa: E402
+from datasets.drawn import DrawnScenes  # noqa: E402
 from proxyclip.errors import InputError, main_guard  # noqa: E402
 from proxyclip.images import to_tensor  # noqa: E402
 from proxyclip.legend import PAPER, joined, with_legend, with_note  # noqa: E402
@@ -114,7 +114,7 @@ beside = partial(joined, below=False)
 
 def picture() -> Image.Image:
     """Six scenes side by side; below each other the images, the truth, and what each method makes of it."""
-    colours = np.array([PALETTE[name] for name in scenes.CLASSES], np.uint8)  # (K, 3)
+    colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
     drawn = [scenes.draw(seed, SHOWN_SIZE) for seed in SHOWN]
     maps = {"the truth": [label for _, label in drawn]}
     for attention, title in METHODS.items():

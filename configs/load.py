@@ -4,6 +4,7 @@ import ast
 import re
 import runpy
 import traceback
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -60,10 +61,11 @@ def _misspelt(error: TypeError) -> str:
     return f"{match[1]} has no field {nearest(match[2], [entry.name for entry in fields(made)])}"
 
 
-def override(config, settings: list[str]):
+def override(config, settings: list[str], others: Sequence[str] = ()):
     """The configuration with some fields replaced: ["short_side=448", "threshold=none", "words=my_classes.txt"].
 
-    `words` is a class file for the dataset: its lines become the prompts. Raises DataError, naming the nearest field.
+    `words` is a class file for the dataset: its lines become the prompts. others: what can be set besides, elsewhere.
+    Raises DataError, naming the nearest of all.
     """
     allowed = [entry.name for entry in fields(config) if entry.name not in ("data", "prompts")] + ["words"]
     changes = {}
@@ -72,7 +74,7 @@ def override(config, settings: list[str]):
         if not equals:
             raise DataError(f"cannot set {setting!r}: write FIELD=VALUE")
         if key not in allowed:
-            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, allowed)}")
+            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, [*others, *allowed])}")
         if key == "words":
             classes = config.data.classes
             changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))

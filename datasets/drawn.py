@@ -12,7 +12,7 @@ from .errors import DataError, nearest
 from .folder import Sample
 from .palettes import Colours
 
-TRAINING = range(1000, 33_000)  # as many scenes as the embedded models learn from; there are more
+TRAINING = scenes.SPLITS["train"][:32_000]  # those that the embedded models learn from; there are more
 # Of every class its usual colour, where it has one, and far from the others'.
 PALETTE = {
     "sky": (150, 205, 245), "sea": (30, 90, 170), "sand": (235, 215, 150), "grass": (90, 170, 70),

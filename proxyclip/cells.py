@@ -8,7 +8,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.properties import PageSetupProperties
 
 FACE = {"name": "Calibri", "size": 11}  # openpyxl's own for cells that name none
-PLAIN, BOLD = Font(**FACE), Font(**FACE, bold=True)
+PLAIN = Font(**FACE)
 GREY, HEADER = Font(**FACE, italic=True, color="707070"), Font(**FACE, bold=True, color="FFFFFF")
 LINE = Side(style="thin", color="8A94A6")
 LEFT_LINE, TOP_LINE, BOTH_LINES = Border(left=LINE), Border(top=LINE), Border(left=LINE, top=LINE)
@@ -24,6 +24,16 @@ def header(sheet, row: int, titles: list[str]) -> None:
         cell.font, cell.fill, cell.alignment = HEADER, HEADER_FILL, CENTRE
 
 
+def double_header(sheet, front: list[str], titles: list[str], pair: tuple[str, str]) -> None:
+    """Two rows: the columns in front, then under each title the same two columns."""
+    header(sheet, 1, [*front, *(text for title in titles for text in (title, ""))])
+    header(sheet, 2, [*("" for _ in front), *pair * len(titles)])
+    for column in range(1, len(front) + 1):
+        sheet.merge_cells(start_row=1, end_row=2, start_column=column, end_column=column)
+    for column in range(len(front) + 1, len(front) + 2 * len(titles), 2):
+        sheet.merge_cells(start_row=1, end_row=1, start_column=column, end_column=column + 1)
+
+
 def score(cell, value, font: Font = PLAIN, number_format: str = TWO_DECIMALS) -> None:
     """A number; a word about it, in grey; or nothing."""
     cell.alignment = CENTRE
@@ -33,13 +43,8 @@ def score(cell, value, font: Font = PLAIN, number_format: str = TWO_DECIMALS) ->
         cell.value, cell.font = value, GREY
 
 
-def embolden(sheet, column: int, first: int) -> None:
-    """The best number of a column in bold, all of them if it is reached more than once."""
-    bold_best([sheet.cell(row, column) for row in range(first, sheet.max_row + 1)])
-
-
 def bold_best(cells: list) -> None:
-    """The same of any cells."""
+    """The best number in bold, all of them if it is reached more than once."""
     best = max((cell.value for cell in cells if isinstance(cell.value, float)), default=None)
     for cell in cells:
         if best is not None and cell.value == best:

@@ -6,6 +6,7 @@ torchrun itself ends every failure with a traceback of its own, and with exit co
 """
 
 import logging
+import os
 import sys
 
 BAD_INPUT, INTERRUPTED = 2, 130  # what `main_guard` exits with
@@ -13,6 +14,8 @@ BAD_INPUT, INTERRUPTED = 2, 130  # what `main_guard` exits with
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0, 2 if a process refused its input, 130 after Ctrl-C, else 1."""
+    # Without a network torch would warn, in every process, that it cannot look up this machine's name.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistNetworkError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

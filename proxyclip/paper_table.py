@@ -9,9 +9,9 @@ from proxyclip.cells import (
     PLAIN,
     TOP_LINE,
     TWO_DECIMALS,
-    embolden,
+    bold_best,
+    double_header,
     fit,
-    header,
     score,
     words,
 )
@@ -58,12 +58,7 @@ def benchmark(sheet, runs: list[dict], published: list[dict]) -> None:
     averaged = [name for name in PUBLIC if name in measured] or list(PUBLIC)
 
     titles = [*(PUBLIC.get(name) or MORE_PUBLIC.get(name, name) for name in datasets), f"average of {len(averaged)}"]
-    header(sheet, 1, [*NAMES, *(title for name in titles for title in (name, ""))])
-    header(sheet, 2, [*("" for _ in NAMES), *("ours", "published") * len(titles)])
-    for column in range(len(NAMES)):
-        sheet.merge_cells(start_row=1, end_row=2, start_column=column + 1, end_column=column + 1)
-    for index in range(len(titles)):
-        sheet.merge_cells(start_row=1, end_row=1, start_column=4 + 2 * index, end_column=5 + 2 * index)
+    double_header(sheet, list(NAMES), titles, ("ours", "published"))
 
     rows = [(names, by_dataset, papers.get(names, {})) for names, by_dataset in ours.items()]
     rows += [(names, {}, row) for names, row in papers.items() if names not in ours]
@@ -82,7 +77,7 @@ def benchmark(sheet, runs: list[dict], published: list[dict]) -> None:
         score(sheet.cell(number, 5 + 2 * len(datasets)), average(theirs, averaged), GREY, ONE_DECIMAL)
     last = 5 + 2 * len(datasets)
     for column in range(4, last + 1):
-        embolden(sheet, column, 3)
+        bold_best([sheet.cell(row, column) for row in range(3, len(rows) + 3)])
     rules(sheet, last, {3 + len(ours), 3 + len(rows)})
     over = ", ".join(PUBLIC[name] for name in averaged)
     trained = ", ".join(sorted({row["trained_on"] for row in published if row.get("trained_on")})) or "none"

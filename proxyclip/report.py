@@ -9,7 +9,6 @@ from PIL import Image
 from proxyclip.charts import Bar, bar_chart, stack
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_whole
-from proxyclip.images import to_tensor
 from proxyclip.kept import panels
 from proxyclip.progress import Tally
 from proxyclip.reading import read_ahead
@@ -92,7 +91,7 @@ def worst_images(tally: Tally, samples, classes, colours, predict, short_side) -
     for ready in read_ahead(samples, [index[stem] for stem in stems], short_side, workers=0):
         if ready.problem:
             continue
-        labels = predict(to_tensor(ready.picture), ready.label.shape)  # (H, W)
+        labels = predict(ready.tensor, ready.label.shape)  # (H, W)
         accuracy, iou = scored[ready.stem]
         title = f"{ready.stem}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
         pictures.append((title, panels(ready.picture, ready.label, labels, classes, colours)))

@@ -15,6 +15,7 @@ from proxyclip.cells import (
     PLAIN,
     TWO_DECIMALS,
     bold_best,
+    double_header,
     fit,
     header,
     score,
@@ -63,12 +64,14 @@ def saved(book: Workbook) -> bytes:
     content, problem = io.BytesIO(), None
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # its half-written parts complain when they go
     try:
-        book.save(content)
-    except OSError as error:
-        problem = error.errno, f"{error.strerror}, for temporary files"
-    if problem:  # not above, where the error still holds those parts
-        gc.collect()
-    sys.unraisablehook = hook
+        try:
+            book.save(content)
+        except OSError as error:
+            problem = error.errno, f"{error.strerror}, for temporary files"
+        if problem:  # not above, where the error still holds those parts
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
     if problem:
         raise OSError(*problem)
     return content.getvalue()
@@ -159,12 +162,7 @@ def per_class(sheet, runs: list[dict]) -> None:
         " ".join(str(part) for part in (run["model"], run.get("clip"), run.get("vfm"), part_of_it(run)) if part)
         for run in runs
     ]
-    header(sheet, 1, ["label", "class", "% of pixels", *(text for title in titles for text in (words(title), ""))])
-    header(sheet, 2, ["", "", "", *("IoU", "Acc") * len(runs)])
-    for column in range(1, 4):
-        sheet.merge_cells(start_row=1, end_row=2, start_column=column, end_column=column)
-    for index in range(len(runs)):
-        sheet.merge_cells(start_row=1, end_row=1, start_column=4 + 2 * index, end_column=5 + 2 * index)
+    double_header(sheet, ["label", "class", "% of pixels"], [words(title) for title in titles], ("IoU", "Acc"))
     for number, name in enumerate(classes, start=3):
         sheet.cell(number, 1, number - 3).alignment = CENTRE
         sheet.cell(number, 2, words(name))

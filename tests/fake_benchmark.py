@@ -1,5 +1,6 @@
 """A benchmark and a model that are computed, not read: for tests of what lies between the two."""
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -51,3 +52,11 @@ def expected(indices) -> np.ndarray:
             if true >= 0:
                 matrix[true, guess] += 1
     return matrix
+
+
+def eventually(condition) -> bool:
+    """Whether it holds within some seconds: threads and processes that were told to end take a moment."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()

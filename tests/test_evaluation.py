@@ -157,10 +157,7 @@ def test_after_an_error_nothing_is_left_running(model, broken):
     with pytest.raises((RuntimeError, InputError)) as error:
         evaluate(model, Samples(1000, broken), CLASSES, 16, Settings(workers=2))
     assert multiprocessing.active_children() == []
-    deadline = time.monotonic() + 5  # a closed queue's thread ends a moment later
-    while not set(threading.enumerate()) <= threads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert set(threading.enumerate()) <= threads
+    assert fake_benchmark.eventually(lambda: set(threading.enumerate()) <= threads)
     assert error  # while it lives its traceback keeps all that evaluate() had
 
 
