@@ -17,13 +17,13 @@ from PIL import Image
 
 import proxyclip
 from datasets import scenes
-from datasets.drawn import DrawnScenes
+from datasets.scenes.benchmark import DrawnScenes
 from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.files import writable_folder, write_whole
-from proxyclip.images import read_image
-from proxyclip.legend import PAPER, joined, with_legend, with_note
-from proxyclip.metric import ConfusionMatrix
-from proxyclip.picture import colours_over, heatmap
+from proxyclip.image_io import read_image
+from proxyclip.pictures.legend import PAPER, joined, with_legend, with_note
+from proxyclip.pictures.overlay import colours_over, heatmap
 from proxyclip.vocabulary import Vocabulary, class_lines
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named

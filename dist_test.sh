@@ -34,7 +34,7 @@ cores=$("$python" -c "import os; print(os.cpu_count() or 1)")
 threads=$((cores / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m proxyclip.launch \
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m proxyclip.evaluation.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     "$here/eval.py" --config "$config" "$@"

@@ -76,7 +76,9 @@ def main(arguments=None) -> None:
         writable_folder(folder)
     if options.check:
         return
-    from proxyclip.distributed import joined  # here: what is found wrong above is told without waiting for torch
+    from proxyclip.evaluation.distributed import (
+        joined,  # here: what is found wrong above is told without waiting for torch
+    )
 
     with joined() as ranks:
         run(options, config, model_settings, samples, ranks)
@@ -104,9 +106,11 @@ def number_or_text(text: str):
 
 def run(options, config, model_settings: dict, samples, ranks) -> None:
     import proxyclip
-    from proxyclip import evaluation, results, workbook
-    from proxyclip.distributed import own_device
-    from proxyclip.progress import Progress
+    from proxyclip.evaluation import evaluate as evaluation
+    from proxyclip.evaluation.distributed import own_device
+    from proxyclip.evaluation.partial_counts import Progress
+    from proxyclip.reports import run_log as results
+    from proxyclip.reports import workbook
 
     model = proxyclip.load(
         options.model, **model_settings, short_side=config.short_side, crop=config.crop, stride=config.stride,
@@ -154,7 +158,7 @@ def run(options, config, model_settings: dict, samples, ranks) -> None:
     workbook.render(runs, truth.with_suffix(".xlsx"), PUBLISHED)
     print(f"written to {truth} and {truth.with_suffix('.xlsx')}")
     if options.report:
-        from proxyclip import report
+        from proxyclip.reports import html_report as report
 
         page = report.write(options.report, line, tally, samples, config.data.colours, predict, config.short_side)
         print(f"report: {page}")
@@ -169,7 +173,7 @@ def protocol_of(options, config, model, samples) -> dict:
     import torch
 
     import proxyclip
-    from proxyclip.weights import fingerprint
+    from proxyclip.backbones.weights import fingerprint
 
     def digest(lines) -> str:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
@@ -191,7 +195,7 @@ def protocol_of(options, config, model, samples) -> dict:
 
 def keeper(options, config):
     """What is done with every prediction beside counting it, or None."""
-    from proxyclip.kept import Keeper
+    from proxyclip.evaluation.prediction_writer import Keeper
 
     predictions = options.workdir / "predictions" if options.save_predictions else None
     if predictions or options.show_dir:

@@ -24,9 +24,11 @@ from configs import load as configs
 from configs.published import PUBLISHED
 from datasets.errors import DataNotFound, script
 from datasets.segmentation import ROOT_HINT
-from proxyclip import catalogue, results, workbook
 from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
+from proxyclip.presets import find_preset, recorded_name
+from proxyclip.reports import run_log as results
+from proxyclip.reports import workbook
 
 HERE = Path(__file__).resolve().parent
 EMBEDDED_MODEL, EMBEDDED_CONFIG = "mini", "cfg_scenes"  # they know only each other
@@ -58,7 +60,7 @@ def main(arguments=None) -> None:
         return
     chosen = pairs(options)
     for model, config in chosen:
-        catalogue.find(model)
+        find_preset(model)
         configs.load_config(config)
     outcomes = [(model, config, outcome(options, model, config, truth)) for model, config in chosen]
     render(truth)
@@ -155,12 +157,12 @@ def command(options, model: str, config: str) -> list[str]:
 
 def note(options, model: str, config, what: str, why: str) -> None:
     """A line in results.jsonl for a pair without scores, under the names that its run would have had."""
-    preset = catalogue.find(model)
+    preset = find_preset(model)
     given = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
     attention = given.get("attention", "proxy")
     names = {"dataset": config.data.name, "model": results.METHODS.get(attention, attention)}
-    names["clip"] = given.get("clip") or catalogue.recorded(preset.clip)
-    names["vfm"] = given.get("vfm") or catalogue.recorded(preset.vfm) if attention == "proxy" else None
+    names["clip"] = given.get("clip") or recorded_name(preset.clip)
+    names["vfm"] = given.get("vfm") or recorded_name(preset.vfm) if attention == "proxy" else None
     results.append(options.workdir / "results.jsonl", names | {what: why})
 
 

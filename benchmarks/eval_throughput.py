@@ -69,7 +69,7 @@ def megabytes() -> float:
 
 def memory(samples, workers: int) -> None:
     """Prints the memory after every tenth of the images, with a model that does nothing."""
-    from proxyclip.evaluation import Settings, evaluate
+    from proxyclip.evaluation.evaluate import Settings, evaluate
 
     count, marks = [0], []
 
@@ -88,7 +88,7 @@ def memory(samples, workers: int) -> None:
 
 def throughput(samples, options) -> None:
     """Prints images/s of reading, of the model, and of both, medians of rounds that take turns."""
-    from proxyclip.reading import read_ahead
+    from proxyclip.evaluation.prefetch import read_ahead
 
     predict, what = model_to_measure(options)
     few = range(min(options.images, DIFFERENT))
@@ -113,7 +113,7 @@ def throughput(samples, options) -> None:
 
 def reading_alone(samples, workers: int) -> float:
     """Images/s once the first image is there."""
-    from proxyclip.reading import read_ahead
+    from proxyclip.evaluation.prefetch import read_ahead
 
     stream = read_ahead(samples, range(len(samples)), config.short_side, workers)
     next(stream)
@@ -131,7 +131,7 @@ def model_alone(predict, ready: list, count: int) -> float:
 
 def together(predict, samples, options) -> tuple[float, float]:
     """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before."""
-    from proxyclip.evaluation import Settings, evaluate
+    from proxyclip.evaluation.evaluate import Settings, evaluate
 
     calls = []
 
@@ -149,7 +149,7 @@ def model_to_measure(options) -> tuple:
     import torch
 
     import proxyclip
-    from proxyclip.evaluation import predictor
+    from proxyclip.evaluation.evaluate import predictor
 
     if options.pretend:
 

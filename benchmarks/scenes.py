@@ -23,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import proxyclip  # noqa: E402
 from datasets import scenes  # noqa: E402
-from datasets.drawn import DrawnScenes  # noqa: E402
+from datasets.scenes.benchmark import DrawnScenes  # noqa: E402
 from proxyclip.errors import InputError, main_guard  # noqa: E402
-from proxyclip.images import to_tensor  # noqa: E402
-from proxyclip.legend import PAPER, joined, with_legend, with_note  # noqa: E402
-from proxyclip.metric import confusion, scores  # noqa: E402
-from proxyclip.picture import colours_over  # noqa: E402
+from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
+from proxyclip.files import write_image  # noqa: E402
+from proxyclip.image_io import to_tensor  # noqa: E402
+from proxyclip.pictures.legend import PAPER, joined, with_legend, with_note  # noqa: E402
+from proxyclip.pictures.overlay import colours_over  # noqa: E402
 from proxyclip.segmentor import ProxyCLIP  # noqa: E402
 
 METHODS = {"vanilla": "CLIP as it is", "value": "its values alone (MaskCLIP)", "proxy": "ProxyCLIP"}
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write six test scenes there, and stop")
     options = parser.parse_args()
     if options.picture:
-        scenes.save(picture(), options.picture)
+        write_image(options.picture, picture())
         print(options.picture)
         return
     trainings = [None, *options.more]

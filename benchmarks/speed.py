@@ -28,9 +28,8 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 import proxyclip  # noqa: E402
-from proxyclip.attention import attend  # noqa: E402
+from proxyclip.backbones.cpu_kernels import attend, linear  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
-from proxyclip.linear import linear  # noqa: E402
 from proxyclip.sliding import Decision, decide, mosaics  # noqa: E402
 
 
@@ -163,7 +162,7 @@ def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict
 def report(name: str, found: dict[tuple[str, str], Measurements], model) -> None:
     """The three ways of one task; ratios are medians of each round's."""
     task = TASKS[name]
-    windows = model.windows.count(proxyclip.images.scaled_size(task.height, task.width, task.short_side))
+    windows = model.windows.count(proxyclip.image_io.scaled_size(task.height, task.width, task.short_side))
     print(f"\n{name}: {task.width}x{task.height}, {task.classes} classes, {windows} windows of 336x336")
     plain = found[name, WAYS[0]]
     print(f"  {WAYS[0]:<13}{statistics.median(plain.seconds):8.2f} s")

@@ -8,18 +8,19 @@
 
 import importlib
 
+from proxyclip.presets import presets
+
 __version__ = "0.1.0"
 
 # Imported when first used, so that `import proxyclip` does not wait for torch.
 _HOMES = {
-    "load": "proxyclip.loading",
-    "presets": "proxyclip.catalogue",
+    "load": "proxyclip.build",
     "ProxyCLIP": "proxyclip.segmentor",
-    "Segmentation": "proxyclip.result",
+    "Segmentation": "proxyclip.segmentation",
     "InputError": "proxyclip.errors",
     "NotFound": "proxyclip.errors",
 }
-__all__ = [*_HOMES]
+__all__ = ["presets", *_HOMES]
 
 
 def __getattr__(name: str):

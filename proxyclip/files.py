@@ -31,3 +31,22 @@ def write_whole(path: Path, write) -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def write_image(path: str | os.PathLike, image) -> Path:
+    """Writes a PIL image as a whole, in the format of the path's ending; InputError if that cannot be done."""
+    path = Path(path)
+    try:
+        return write_whole(path, lambda file: image.save(file, image_format(path)))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write the image {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def image_format(path: Path) -> str:
+    """Pillow's name of the format that an ending stands for; ValueError for an unknown one."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise ValueError(f"no image format is written as {path.suffix or 'a file without an ending'}; try .png or .jpg")
+    return known[path.suffix.lower()]

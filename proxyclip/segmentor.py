@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.clip import DenseCLIP
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.cpu_kernels import product
 from proxyclip.errors import InputError
-from proxyclip.images import MAX_PIXELS, read_image, resize, scaled_size, to_tensor
-from proxyclip.linear import product
-from proxyclip.proxy_attention import proxy_attention
-from proxyclip.result import Segmentation
+from proxyclip.image_io import MAX_PIXELS, read_image, resize, scaled_size, to_tensor
+from proxyclip.methods.proxyclip import proxy_attention
+from proxyclip.segmentation import Segmentation
 from proxyclip.sliding import Decision, Windows, decide, mosaics
 from proxyclip.text import encode_queries
 from proxyclip.vocabulary import Vocabulary

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from proxyclip.clip import DenseCLIP
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.weights import cache_folder
 from proxyclip.errors import InputError
 from proxyclip.files import write_whole
-from proxyclip.libraries import import_library
-from proxyclip.weights import cache_folder
 
 PROMPTS_PER_BATCH = 256
 

@@ -41,7 +41,7 @@ def expected(indices) -> np.ndarray:
     """The matrix (K, K) of those images, counted pixel by pixel."""
     import torch
 
-    from proxyclip.images import resize, scaled_size
+    from proxyclip.image_io import resize, scaled_size
 
     samples, matrix = Samples(1000), np.zeros((CLASSES, CLASSES), np.int64)
     for index in indices:

@@ -22,7 +22,7 @@ def start(world: int, work, *arguments) -> list:
 
 
 def enter(rank, world, port, work, arguments):
-    from proxyclip.distributed import joined
+    from proxyclip.evaluation.distributed import joined
 
     here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in here.items()})

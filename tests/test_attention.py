@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proxyclip import linear
-from proxyclip.attention import ROWS, attend
-from proxyclip.linear import product
+from proxyclip.backbones import cpu_kernels as linear
+from proxyclip.backbones.cpu_kernels import ROWS, attend, product
 
 TOKENS = (1, 5, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 17)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

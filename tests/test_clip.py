@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from proxyclip import load_clip
-from proxyclip.clip import DenseCLIP, run_block
+from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones.clip import DenseCLIP, run_block
+from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.errors import InputError
-from proxyclip.images import normalise
-from proxyclip.libraries import import_library
+from proxyclip.image_io import normalise
 from proxyclip.sliding import Windows
 
 TOWERS = [

@@ -12,8 +12,8 @@ from PIL import Image
 
 import demo
 import proxyclip
-from proxyclip.images import read_image
-from proxyclip.result import Segmentation
+from proxyclip.image_io import read_image
+from proxyclip.segmentation import Segmentation
 
 SCRIPT = Path(demo.__file__)
 

@@ -7,8 +7,8 @@ import ranks_helper
 import torch
 from fake_benchmark import CLASSES, Samples, predict
 
-from proxyclip.distributed import Ranks, joined, own_device
-from proxyclip.evaluation import Settings, evaluate
+from proxyclip.evaluation.distributed import Ranks, joined, own_device
+from proxyclip.evaluation.evaluate import Settings, evaluate
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9])

@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_benchmarks import LAYOUTS, build
 
 from configs.load import load_config
-from datasets.doctor import examine, main, spread
+from datasets.examine import examine, spread
 from datasets.segmentation import SegmentationData
+from doctor import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -135,7 +136,7 @@ def test_exit_codes(tmp_path, capsys):
     assert "did you mean" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", [[str(REPOSITORY / "datasets/doctor.py")], ["-m", "datasets.doctor"]])
+@pytest.mark.parametrize("how", [[str(REPOSITORY / "doctor.py")]])
 def test_as_a_script(how, tmp_path):
     where = tmp_path if how[0].endswith(".py") else REPOSITORY
     command = [sys.executable, *how, "--data-root", str(tmp_path)]

@@ -6,13 +6,14 @@ import pickle
 import numpy as np
 import pytest
 
+import doctor
 import eval as eval_script
 import eval_all
 from configs.load import load_config
-from datasets import doctor, scenes
-from datasets.drawn import PALETTE, TRAINING, DrawnScenes
+from datasets import scenes
 from datasets.errors import DataError
-from proxyclip.metric import ConfusionMatrix
+from datasets.scenes.benchmark import PALETTE, TRAINING, DrawnScenes
+from proxyclip.evaluation.metrics import ConfusionMatrix
 
 
 def test_a_split_is_the_scenes_of_its_seeds():

@@ -15,10 +15,10 @@ import torch
 from fake_benchmark import CLASSES, Samples, predict
 
 import proxyclip
-from proxyclip import evaluation
 from proxyclip.errors import InputError
-from proxyclip.evaluation import Settings, evaluate
-from proxyclip.progress import Progress, Tally
+from proxyclip.evaluation import evaluate as evaluation
+from proxyclip.evaluation.evaluate import Settings, evaluate
+from proxyclip.evaluation.partial_counts import Progress, Tally
 
 IN_PROCESS = Settings(workers=0, save_every=0)
 PROTOCOL = {"config": "fake"}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.images import denormalise, normalise, read_image, resize, scaled_size, to_tensor
+from proxyclip.image_io import denormalise, normalise, read_image, resize, scaled_size, to_tensor
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "proxyclip"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference data at {GOLDEN}")

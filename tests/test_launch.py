@@ -21,7 +21,7 @@ time.sleep(60)
 
 def launched(tmp_path, argument, port) -> subprocess.CompletedProcess:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "proxyclip.launch", "--nproc_per_node=2", "--master_addr=127.0.0.1",
+    command = [sys.executable, "-m", "proxyclip.evaluation.launch", "--nproc_per_node=2", "--master_addr=127.0.0.1",
                f"--master_port={port}", tmp_path / "script.py", argument]  # fmt: skip
     here = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(list(map(str, command)), cwd=HERE, env=here, capture_output=True, text=True, timeout=50)

@@ -13,14 +13,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import proxyclip
-from proxyclip import catalogue, load_clip, vfm
+from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones import vfm
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm import dino
+from proxyclip.backbones.vfm._vfm import Variant
+from proxyclip.backbones.weights import download, read_checkpoint
+from proxyclip.build import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
-from proxyclip.libraries import import_library
-from proxyclip.loading import resolve_device, resolve_precision
+from proxyclip.presets import CLIPS, PAIRS, find_preset, preset_names
 from proxyclip.sliding import Windows
-from proxyclip.vfm import dino
-from proxyclip.vfm._vfm import Variant
-from proxyclip.weights import download, read_checkpoint
 
 CLASSES = ["cat", "dog; hound", "sky", "red car"]
 
@@ -71,7 +73,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_presets_are_printed_and_returned(capsys):
     presets = proxyclip.presets()
     said = capsys.readouterr().out
-    assert [preset.name for preset in presets] == catalogue.names()
+    assert [preset.name for preset in presets] == preset_names()
     assert {
         "mini",
         "vitb16-dino",
@@ -90,9 +92,9 @@ def test_presets_are_printed_and_returned(capsys):
             assert part in about
 
 
-@pytest.mark.parametrize("name", catalogue.PAIRS)
+@pytest.mark.parametrize("name", PAIRS)
 def test_every_preset_resolves(name):
-    preset = catalogue.find(name)
+    preset = find_preset(name)
     assert preset.name == name
     open_clip = import_library("open_clip")
     architecture, tag, file = load_clip.parse(preset.clip)
@@ -103,16 +105,16 @@ def test_every_preset_resolves(name):
     family, variant = vfm.find(preset.vfm)
     facts = vfm.family(family).VARIANTS[variant]
     assert preset.sources[1] == f"huggingface.co/{facts.repository}"
-    assert preset.parameters == catalogue.CLIPS[preset.clip][0] + facts.parameters
+    assert preset.parameters == CLIPS[preset.clip][0] + facts.parameters
     assert preset.megabytes == pytest.approx(preset.parameters * 4 / 1e6, abs=1)
 
 
-@pytest.mark.parametrize("clip", catalogue.CLIPS)
+@pytest.mark.parametrize("clip", CLIPS)
 def test_parameters_of_the_presets_clips(clip):
     open_clip = import_library("open_clip")
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(clip.partition(":")[0]))
-    assert catalogue.CLIPS[clip][0] == sum(parameter.numel() for parameter in model.parameters())
+    assert CLIPS[clip][0] == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -412,8 +414,8 @@ def test_without_proxy_attention_no_vfm_is_needed(folders, attention):
 
 def test_preset_with_files(tmp_path, monkeypatch):
     """A preset's own names, the weights from files."""
-    monkeypatch.setitem(catalogue.PAIRS, "tiny", ("Tiny-8", "dino-test"))
-    monkeypatch.setitem(catalogue.CLIPS, "Tiny-8", (0, "", ""))
+    monkeypatch.setitem(PAIRS, "tiny", ("Tiny-8", "dino-test"))
+    monkeypatch.setitem(CLIPS, "Tiny-8", (0, "", ""))
     torch.save(tiny_clip.open_clip_model().state_dict(), tmp_path / "clip.pt")
     vit = import_library("timm").create_model("test_vit", num_classes=0)
     torch.save(vit.state_dict(), tmp_path / "vfm.pt")

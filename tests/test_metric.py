@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from proxyclip.libraries import import_torchvision
-from proxyclip.metric import ConfusionMatrix, confusion, scores
+from proxyclip.backbones.torchvision_shim import import_torchvision
+from proxyclip.evaluation.metrics import ConfusionMatrix, confusion, scores
 
 # labels 0 0 0 1 1 2 void, predictions 0 0 1 1 3 2 0
 LABEL = np.array([[0, 0, 0, 1, 1, 2, 255]])

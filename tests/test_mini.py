@@ -9,8 +9,8 @@ import pytest
 
 import proxyclip
 from datasets import scenes
-from proxyclip import catalogue
-from proxyclip.metric import ConfusionMatrix
+from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.presets import MINI, find_preset
 
 SEEDS = list(scenes.SPLITS["tune"])[:8]
 
@@ -39,7 +39,7 @@ def test_half_precision_changes_little(drawn):
 
 
 def test_its_own_settings_are_used_and_can_be_replaced():
-    stored = json.loads((catalogue.MINI / "mini.json").read_text())
+    stored = json.loads((MINI / "mini.json").read_text())
     model = proxyclip.load("mini")
     assert (model.gamma, model.windows.crop, model.windows.multiple) == (
         *(stored["gamma"], stored["crop"], stored["multiple"]),
@@ -53,7 +53,7 @@ def test_its_parameters_are_counted():
     model = proxyclip.load("mini", vfm_layer=4)
     count = sum(weight.numel() for weight in model.parameters())
     buffers = sum(weight.numel() for weight in model.buffers())
-    assert count <= catalogue.find("mini").parameters <= count + buffers
+    assert count <= find_preset("mini").parameters <= count + buffers
 
 
 def test_unknown_words_are_named():
@@ -68,6 +68,6 @@ def test_unknown_words_are_named():
 
 
 def test_files_are_small_and_hold_tensors_only():
-    files = [file for file in Path(catalogue.MINI).rglob("*") if file.is_file()]
+    files = [file for file in Path(MINI).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 8e6
     assert {file.suffix for file in files} == {".json", ".safetensors", ".gz", ".md"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proxyclip import linear
-from proxyclip.proxy_attention import proxy_attention
+from proxyclip.backbones import cpu_kernels as linear
+from proxyclip.methods.proxyclip import proxy_attention
 
 
 def features(batch=2, channels=6, height=4, width=7, seed=0):

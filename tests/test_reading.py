@@ -12,8 +12,8 @@ import torch
 from fake_benchmark import Samples, eventually
 
 from proxyclip.errors import InputError
-from proxyclip.images import resize, scaled_size, to_tensor
-from proxyclip.reading import one_ahead, read_ahead
+from proxyclip.evaluation.prefetch import one_ahead, read_ahead
+from proxyclip.image_io import resize, scaled_size, to_tensor
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -7,10 +7,11 @@ import pytest
 from fake_benchmark import CLASSES, Samples, predict
 from PIL import Image
 
-from proxyclip import metric, report
-from proxyclip.charts import Bar, bar_chart, stack
 from proxyclip.errors import InputError
-from proxyclip.evaluation import Settings, evaluate
+from proxyclip.evaluation import metrics as metric
+from proxyclip.evaluation.evaluate import Settings, evaluate
+from proxyclip.pictures.charts import Bar, bar_chart, stack
+from proxyclip.reports import html_report as report
 
 NAMES = ["cat", "dog & <b>puppy</b>", "cow", "sky", "sea"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]

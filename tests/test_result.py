@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxyclip import legend
-from proxyclip.colours import class_colours, oklab, palette, srgb
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_whole
-from proxyclip.picture import borders, colours_over, heat_colours, heatmap
-from proxyclip.result import Segmentation, file_names
+from proxyclip.pictures import legend
+from proxyclip.pictures.overlay import borders, colours_over, heat_colours, heatmap
+from proxyclip.pictures.palette import class_colours, oklab, palette, srgb
+from proxyclip.segmentation import Segmentation, file_names
 
 NAMES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from datasets import scenes
-from datasets.drawing.words import name_of
+from datasets.scenes.__main__ import main as sheet_main
+from datasets.scenes.words import name_of
 
 # Of the 500 test scenes at 128 pixels, images and labels. If this changes, every published number changes its meaning.
 TEST_SPLIT_SHA256 = "ccd1a87d09564b46c9658f15d7ceabc7bc7e1860980583ac233727d53f9d9117"
@@ -132,7 +133,7 @@ def test_unusable_size(size):
 def test_contact_sheet(tmp_path):
     from PIL import Image
 
-    scenes.main(["--show", "10", "--size", "32", "--out", str(tmp_path / "sheet.png")])
+    sheet_main(["--show", "10", "--size", "32", "--out", str(tmp_path / "sheet.png")])
     assert Image.open(tmp_path / "sheet.png").size == (8 * 32, 2 * 32)
     assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
 
@@ -143,6 +144,6 @@ def test_contact_sheet(tmp_path):
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stopped:
-        scenes.main([argument.format(tmp_path) for argument in arguments])
+        sheet_main([argument.format(tmp_path) for argument in arguments])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -9,7 +9,7 @@ import torch
 from benchmarks import knobs
 from benchmarks.scenes import area_under_curve, grouping, owners, summary, table
 from datasets import scenes
-from proxyclip.metric import confusion
+from proxyclip.evaluation.metrics import confusion
 
 
 def test_area_under_curve_is_the_share_of_pairs_in_order():

@@ -8,7 +8,7 @@ import step_by_step
 import tiny_clip
 import torch
 
-from proxyclip.images import resize, scaled_size, to_tensor
+from proxyclip.image_io import resize, scaled_size, to_tensor
 from proxyclip.sliding import Decision, Windows, decide, mosaics
 from proxyclip.vocabulary import Vocabulary
 

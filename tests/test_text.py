@@ -9,10 +9,10 @@ import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.weights import cache_folder
 from proxyclip.errors import InputError
-from proxyclip.libraries import import_library
 from proxyclip.text import PROMPTS_PER_BATCH, check_templates, default_templates, encode_prompts, encode_queries
-from proxyclip.weights import cache_folder
 
 QUERIES = ("cat", "a very long name of a thing", "sky")
 

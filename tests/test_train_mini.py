@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from datasets import scenes
-from proxyclip import load_clip, vfm
-from proxyclip.libraries import import_library
+from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones import vfm
+from proxyclip.backbones.torchvision_shim import import_library
 from tools import mini_clip, mini_data, mini_loop, mini_vfm, mini_words
 
 ROOT = Path(__file__).resolve().parents[1]

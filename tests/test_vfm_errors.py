@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_vfm import tiny
 
-from proxyclip import vfm
+from proxyclip.backbones import vfm
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm import dinov2
+from proxyclip.backbones.vfm._vfm import Variant
 from proxyclip.errors import InputError, NotFound
-from proxyclip.libraries import import_library
-from proxyclip.vfm import dinov2
-from proxyclip.vfm._vfm import Variant
 
 
 @pytest.mark.parametrize("name", ["dino-vitb8", "mae", "sam", "hf:facebook/dinov2-base"])

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from tiny_vfm import GRID, sam_encoder, timm_model
 
-from proxyclip.images import normalise
-from proxyclip.libraries import import_library
-from proxyclip.vfm import _vfm, dino, dinov2, dinov3, hf, load, mae, sam
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm import _vfm, dino, dinov2, dinov3, hf, load, mae, sam
+from proxyclip.image_io import normalise
 
 torch.manual_seed(0)
 IMAGES = torch.rand(2, 3, 90, 122)

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_vfm import GRID, images, official_state, sam_encoder, save_folder, tiny
 
-from proxyclip import vfm
+from proxyclip.backbones import vfm
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm import dino, sam
+from proxyclip.backbones.vfm._vfm import Variant
 from proxyclip.errors import InputError
-from proxyclip.libraries import import_library
-from proxyclip.vfm import dino, sam
-from proxyclip.vfm._vfm import Variant
 
 
 def test_families_are_the_files():

@@ -9,8 +9,10 @@ import pytest
 from openpyxl import load_workbook
 
 from configs.published import PUBLISHED, published_miou
-from proxyclip import paper_table, results, workbook
 from proxyclip.errors import InputError
+from proxyclip.reports import benchmark_sheet as paper_table
+from proxyclip.reports import run_log as results
+from proxyclip.reports import workbook
 
 HERE = Path(__file__).resolve().parents[1]
 B, L = "ViT-B-16:openai", "ViT-L-14:openai"
@@ -197,7 +199,8 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     program = f"""if True:
         import resource, sys
         from pathlib import Path
-        from proxyclip import errors, workbook
+        from proxyclip import errors
+        from proxyclip.reports import workbook
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         errors.main_guard(workbook.render)([], Path({str(tmp_path / "results.xlsx")!r}), {PUBLISHED!r})
     """

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_model import CLIP
 
-from proxyclip.clip import DenseCLIP
-from proxyclip.libraries import import_library
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm.dino import DINO
 from proxyclip.segmentor import ProxyCLIP
 from proxyclip.sliding import Windows
-from proxyclip.vfm.dino import DINO
 
 TEMPLATES = ("a {}.", "a photo of a {}")
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from proxyclip.libraries import import_library
-from proxyclip.vfm import dino, dinov2, dinov3, mae, sam
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.vfm import dino, dinov2, dinov3, mae, sam
 
 SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3}
 GRID = {"dino": (64, 8), "dinov2": (70, 14), "dinov3": (64, 16), "mae": (64, 16)}  # native image side, patch size

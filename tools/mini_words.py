@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from datasets import scenes
-from datasets.drawing.colours import COLOUR_SYNONYMS
-from datasets.drawing.words import OPENINGS, phrase
-from proxyclip.libraries import import_library
+from datasets.scenes.colours import COLOUR_SYNONYMS
+from datasets.scenes.words import OPENINGS, phrase
+from proxyclip.backbones.torchvision_shim import import_library
 from tools.mini_data import COLOUR_NAMES, FIRST_THING, SMALLEST_STUFF, SMALLEST_THING
 
 FIRST_MERGES = 1500

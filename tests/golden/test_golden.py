@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from golden import models
 from golden.cases import FOLDER, all_cases
 
-from proxyclip.images import denormalise, normalise, resize, scaled_size, to_tensor
-from proxyclip.metric import ConfusionMatrix
-from proxyclip.proxy_attention import proxy_attention
+from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.image_io import denormalise, normalise, resize, scaled_size, to_tensor
+from proxyclip.methods.proxyclip import proxy_attention
 from proxyclip.segmentor import ProxyCLIP
 from proxyclip.sliding import Decision, Windows, cut, decide, mosaics, stitching_matrix
 from proxyclip.text import default_templates, encode_prompts, encode_queries

@@ -1,0 +1,78 @@
+"""The drawn scenes as a benchmark beside those on disk: each scene is drawn when it is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets import scenes
+from datasets.errors import DataError, nearest
+from datasets.folder import Sample
+from datasets.palettes import Colours
+
+TRAINING = scenes.SPLITS["train"][:32_000]  # those that the embedded models learn from; there are more
+# Of every class its usual colour, where it has one, and far from the others'.
+PALETTE = {
+    "sky": (150, 205, 245), "sea": (30, 90, 170), "sand": (235, 215, 150), "grass": (90, 170, 70),
+    "snow": (235, 240, 250), "road": (105, 105, 115), "brick wall": (165, 80, 60), "wooden floor": (190, 140, 85),
+    "mountain": (135, 120, 150), "sun": (255, 225, 40), "cloud": (200, 200, 210), "tree": (20, 105, 50),
+    "house": (225, 110, 90), "car": (200, 20, 40), "boat": (120, 60, 20), "ball": (255, 130, 20),
+    "fish": (0, 170, 180), "bird": (90, 60, 200), "flower": (250, 120, 190), "mushroom": (150, 20, 90),
+    "star": (215, 255, 60), "balloon": (190, 90, 230), "umbrella": (60, 230, 170), "cup": (60, 60, 60),
+}  # fmt: skip
+
+
+class DrawnItem(NamedTuple):
+    """The name of a scene, and the seed that it is drawn from."""
+
+    stem: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class DrawnScenes:
+    """A benchmark without files, with the fields and methods of `SegmentationData` that an evaluation uses.
+
+    name: as it is printed in results. size: of the scenes, in pixels. splits: name -> seeds.
+    unseen: names of classes that zero-shot training leaves out, by the name of the split.
+    """
+
+    name: str = "scenes"
+    size: int = 128
+    classes: tuple[str, ...] = scenes.CLASSES
+    splits: Mapping[str, range] = field(default_factory=lambda: scenes.SPLITS | {"train": TRAINING})
+    unseen: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"scenes": scenes.UNSEEN})
+    void_rule: str = "none"
+
+    @property
+    def colours(self) -> Colours:
+        """(r, g, b) of each class, in label order."""
+        return tuple(PALETTE[name] for name in self.classes)
+
+    def open(self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False) -> "Drawing":
+        """The scenes of a split; DataError if there is no such split. Nothing is read, so `root` does not matter."""
+        if split not in self.splits:
+            raise DataError(f"{self.name} has no split {nearest(split, self.splits)}")
+        return Drawing(self.size, self.splits[split])
+
+    def locate(self, root: str | Path | None = None, split: str = "test") -> None:
+        """There is no folder to find, and none that could be missing."""
+
+
+class Drawing(Sequence):
+    """The scenes of some seeds: `items[i]` names one, `[i]` draws it. Picklable."""
+
+    def __init__(self, size: int, seeds: range):
+        self.size = size
+        self.items = [DrawnItem(f"scene-{seed:06d}", seed) for seed in seeds]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """image (size, size, 3) uint8, label (size, size) int32; no pixel is void."""
+        stem, seed = self.items[index]
+        image, label = scenes.draw(seed, self.size)
+        return Sample(stem, image, label.astype(np.int32))

@@ -1,0 +1,167 @@
+"""Building a CLIP by name: open_clip's architecture, weights from the hub, an official file or a local folder."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.weights import download, load_strict, read_checkpoint
+from proxyclip.errors import InputError, NotFound, nearest
+
+DEFAULT_WEIGHTS = {"ViT-H-14": "laion2b_s32b_b79k"}  # every other model: "openai" where OpenAI published it
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers stored beside the weights
+
+
+def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
+    """A CLIP in float32 on the CPU, in evaluation mode.
+
+    spec: "ViT-B-16:openai" (open_clip's names), "ViT-B-16" (the best known weights), "ViT-B-16:random" (seeded random
+    weights), "ViT-B-16:FILE", or a folder with open_clip_config.json and weights. `checkpoint` is a file that is used
+    in place of the named weights: open_clip's own, or one that OpenAI published.
+    """
+    open_clip = import_library("open_clip")
+    if Path(spec).is_dir():
+        return from_folder(Path(spec), checkpoint)
+    name, tag, file = parse(spec)
+    file = checkpoint or file
+    config, published = open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag) or {}
+    config["quick_gelu"] = published.get("quick_gelu", config.get("quick_gelu", False))
+    if file is None and tag != "random":
+        file = fetch(name, tag, published)
+    state = None if file is None else read_state(Path(file))
+    return build(config, state, open_clip.get_tokenizer(name), published, f"{name}:{tag}", str(file))
+
+
+def parse(spec: str) -> tuple[str, str, str | None]:
+    """Architecture, name of the weights, and their file if one is named; an unknown name raises InputError."""
+    open_clip = import_library("open_clip")
+    if Path(spec).is_dir():
+        return spec, "", None
+    name, _, weights = spec.partition(":")
+    name = name.replace("/", "-")
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise InputError(f"unknown CLIP {name!r}; {nearest(name, plain_transformers())}")
+    check_plain(name, config)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    best = DEFAULT_WEIGHTS.get(name) or ("openai" if "openai" in tags else next(iter(tags), "random"))
+    if Path(weights).suffix:
+        if not Path(weights).is_file():
+            raise NotFound(f"CLIP checkpoint {weights} does not exist")
+        return name, best, weights
+    if weights and weights not in (*tags, "random"):
+        raise InputError(f"unknown weights {weights!r} of CLIP {name}; {nearest(weights, [*tags, 'random'])}")
+    return name, weights or best, None
+
+
+def patch_size(spec: str) -> int:
+    """The side of a CLIP's patches in pixels, from its configuration alone."""
+    open_clip = import_library("open_clip")
+    file = Path(spec) / "open_clip_config.json"
+    if file.is_file():
+        return read_folder_config(file)["model_cfg"]["vision_cfg"].get("patch_size", 16)
+    return open_clip.get_model_config(parse(spec)[0])["vision_cfg"].get("patch_size", 16)
+
+
+def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
+    """From open_clip's own folder layout: open_clip_config.json, weights beside it, paths in it relative to it."""
+    open_clip = import_library("open_clip")
+    file = folder / "open_clip_config.json"
+    if not file.is_file():
+        raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is no CLIP in open_clip's layout")
+    settings = read_folder_config(file)
+    config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
+    check_plain(str(folder), config)
+    options = dict(text.get("tokenizer_kwargs", {}))
+    if "bpe_path" in options:
+        options["bpe_path"] = str(folder / options["bpe_path"])
+    if text.get("hf_tokenizer_name"):
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    else:
+        tokenizer = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **options)
+    weights = checkpoint or next(iter([*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]), None)
+    if weights is None:
+        raise NotFound(f"folder {folder} holds no weights: open_clip_model.safetensors is expected there")
+    return build(
+        config, read_state(Path(weights)), tokenizer, settings.get("preprocess_cfg", {}), str(folder), str(weights)
+    )
+
+
+def read_folder_config(file: Path) -> dict:
+    """open_clip_config.json, with at least what is read of it here."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        config = settings["model_cfg"]
+        config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not open_clip's ({type(error).__name__}: {error})") from error
+    return settings
+
+
+def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: str) -> DenseCLIP:
+    """The model with the weights in it; `state` None leaves the library's random ones, from a seed of their own."""
+    open_clip = import_library("open_clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = open_clip.CLIP(**config)
+        except TypeError as error:
+            raise InputError(f"open_clip cannot build {name} from its configuration: {error}") from error
+    if state is not None:
+        load_strict(model, state, source)
+    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
+    return DenseCLIP(model.requires_grad_(False), tokenizer, mean, std, name).eval()
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A CLIP checkpoint's tensors, OpenAI's TorchScript archives included."""
+    state = read_checkpoint(path, torchscript=True)
+    return {name: value for name, value in state.items() if name not in OPENAI_EXTRAS}
+
+
+def fetch(name: str, tag: str, published: dict) -> Path:
+    """The weights' file, from the local cache or the network."""
+    open_clip = import_library("open_clip")
+    if repository := published.get("hf_hub"):
+        repository, _, filename = repository.rpartition("/")
+        safe = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+        filenames = (filename,) if filename else (*safe, "open_clip_pytorch_model.bin")
+        return download(repository, filenames, f"CLIP {name}:{tag}", "--checkpoint-clip")
+    try:
+        return Path(open_clip.download_pretrained(published))
+    except OSError as error:
+        raise NotFound(
+            f"the weights of CLIP {name}:{tag} are neither in the cache ~/.cache/clip nor reachable ({error}). Where "
+            f"there is a network, fetch {published['url']} and pass it with --checkpoint-clip FILE"
+        ) from error
+
+
+def check_plain(name: str, config: dict) -> None:
+    """Refuses what the walk of proxyclip.backbones.clip does not cover, before anything is built."""
+    if not is_plain(config):
+        raise InputError(
+            f"CLIP {name!r} has no plain vision transformer whose last block could lend its values; "
+            f"these have: {', '.join(plain_transformers())}"
+        )
+
+
+def is_plain(config: dict) -> bool:
+    """Whether the image tower is a pre-norm vision transformer with a class token and ordinary attention."""
+    vision = config["vision_cfg"]
+    unusual = (
+        *("timm_model_name", "attentional_pool", "qk_norm", "scaled_cosine_attn"),
+        *("scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
+    )
+    plain_text = "hf_model_name" not in config.get("text_cfg", {})
+    resnet = isinstance(vision.get("layers"), list)
+    other_class = "multimodal_cfg" in config or config.get("custom_text", False)
+    return plain_text and not resnet and not other_class and not any(vision.get(k) for k in unusual)
+
+
+def plain_transformers() -> list[str]:
+    """open_clip's names of all models that can be used here."""
+    open_clip = import_library("open_clip")
+    return [name for name in open_clip.list_models() if is_plain(open_clip.get_model_config(name))]

@@ -1,0 +1,146 @@
+"""CLIP's image tower, walked from outside through open_clip's public attributes, and what leads to its text tower.
+
+Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E joint embedding width.
+"""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proxyclip.backbones.cpu_kernels import attend, linear
+from proxyclip.backbones.weights import fingerprint
+from proxyclip.image_io import normalise
+
+TABLES_KEPT = 16  # whole images come in many sizes
+
+
+class DenseCLIP(nn.Module):
+    """An open_clip model that gives an embedding for every patch instead of one for the image.
+
+    `model` is an open_clip CLIP with a plain vision transformer, `tokenizer` its tokenizer, `mean` and `std` the
+    colours it was trained with.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, mean, std, name: str):
+        super().__init__()
+        self.model, self.tokenizer, self.mean, self.std, self.name = model, tokenizer, mean, std, name
+        self.patch_size = self.visual.patch_size[0]
+        self._position_tables = {}
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        return self.model.visual
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that text embeddings depend on, for the cache of those: the weights, and what is not among them.
+
+        Some published weights go with QuickGELU, and open_clip builds the same architecture with either.
+        """
+        weights = {k: v for k, v in self.model.state_dict().items() if not k.startswith("visual.")}
+        block = self.model.transformer.resblocks[0]
+        weights["heads"] = torch.tensor(block.attn.num_heads)
+        weights[f"activation {type(block.mlp.gelu).__name__}"] = torch.zeros(0)
+        return fingerprint(weights)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the image tower."""
+        return self.visual.conv1.weight.dtype
+
+    def position_table(self, height: int, width: int) -> Tensor:
+        """(1 + h * w, D): the table resampled to a patch grid, once per size.
+
+        As the published code does: bicubic, with the scale factor (n + 0.1) / M itself setting the sampling points,
+        and left as it is where the number of patches agrees.
+        """
+        table = self.visual.positional_embedding  # (1 + M * M, D)
+        if len(table) == 1 + height * width:
+            return table
+        key = (height, width, table.dtype, table.device)
+        if key not in self._position_tables:
+            if len(self._position_tables) == TABLES_KEPT:
+                self._position_tables.clear()
+            rows, columns = self.visual.grid_size
+            grid = table[1:].float().unflatten(0, (rows, columns)).permute(2, 0, 1)[None]  # (1, D, M, M)
+            scale = ((height + 0.1) / rows, (width + 0.1) / columns)
+            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")  # (1, D, h, w)
+            self._position_tables[key] = torch.cat([table[:1], grid[0].flatten(1).T.to(table.dtype)])  # (T, D)
+        return self._position_tables[key]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter the first block.
+
+        Rows and columns beyond the last whole patch are not seen.
+        """
+        visual = self.visual
+        patches = visual.conv1(normalise(images.float(), self.mean, self.std).to(self.dtype))  # (B, D, h, w)
+        table = self.position_table(*patches.shape[-2:])
+        class_token = visual.class_embedding.to(self.dtype).expand(len(images), 1, -1)  # (B, 1, D)
+        return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], dim=1) + table)  # (B, T, D)
+
+    def before_last_block(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) after all blocks but the last."""
+        tokens = self.embed(images)
+        for block in self.visual.transformer.resblocks[:-1]:
+            tokens = run_block(block, tokens)
+        return tokens
+
+    def values(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, D, h, w): what the last block's attention would mix, per patch."""
+        block = self.visual.transformer.resblocks[-1]
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
+        width = weight.shape[1]
+        patches = block.ln_1(self.before_last_block(images)[:, 1:])  # (B, h * w, D)
+        values = linear(patches, weight[2 * width :], bias[2 * width :])  # (B, h * w, D)
+        return values.mT.unflatten(2, self.grid(images))  # (B, D, h, w)
+
+    def project(self, mixed: Tensor) -> Tensor:
+        """Mixed values (B, N, D) -> joint embeddings (B, N, E), not normalised.
+
+        The last block's output projection, the final norm and projection: no residual and no MLP (ProxyCLIP, §3.2).
+        """
+        visual = self.visual
+        out = visual.transformer.resblocks[-1].attn.out_proj
+        return linear(visual.ln_post(linear(mixed, out.weight, out.bias)), visual.proj.T)
+
+    def vanilla(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, E, h, w): the patch tokens of the unchanged CLIP, not normalised."""
+        visual = self.visual
+        tokens = run_block(visual.transformer.resblocks[-1], self.before_last_block(images))[:, 1:]  # (B, h * w, D)
+        return (visual.ln_post(tokens) @ visual.proj).mT.unflatten(2, self.grid(images))  # (B, E, h, w)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of whole patches."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) -> joint embeddings (B, E), not normalised.
+
+        The text transformer is causal and read at the end-of-text token, so what follows that token is not computed:
+        a prompt of 12 tokens costs 12 of the 77 positions.
+        """
+        model = self.model
+        if getattr(model, "text_pool_type", None) != "argmax" or model.attn_mask is None:
+            return model.encode_text(tokens)
+        end = tokens.argmax(-1)  # (B,): the end-of-text token has the largest id
+        length = int(end.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]  # (B, length, width)
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        x = model.ln_final(x)[torch.arange(len(x), device=x.device), end]  # (B, width)
+        return model.text_projection(x) if isinstance(model.text_projection, nn.Linear) else x @ model.text_projection
+
+
+def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
+    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without ever holding a (T, T) attention matrix."""
+    layer, mlp = block.attn, block.mlp
+    projected = linear(block.ln_1(tokens), layer.in_proj_weight, layer.in_proj_bias)  # (B, T, 3 D)
+    heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+    mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
+    tokens = tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias))
+    hidden = mlp.gelu(linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
+    return tokens + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias))

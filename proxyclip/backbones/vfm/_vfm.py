@@ -1,0 +1,64 @@
+"""What every family uses: a variant's facts, the caller's options, and the base class that normalises."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proxyclip.errors import InputError
+from proxyclip.image_io import normalise
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published set of weights: timm's name of it, parameters of the image encoder, licence of the weights."""
+
+    architecture: str
+    parameters: int
+    licence: str
+
+    @property
+    def repository(self) -> str:
+        """Where the weights are, on the Hugging Face hub."""
+        return f"timm/{self.architecture}"
+
+    @property
+    def megabytes(self) -> float:
+        """What a download takes: every parameter in float32."""
+        return self.parameters * 4 / 1e6
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller of `proxyclip.backbones.vfm.load` can choose; a family uses what concerns it."""
+
+    features: str = "tokens"
+    layer: int | None = None
+    window: int = 336
+
+
+class VFM(nn.Module):
+    """An image encoder with the mean and standard deviation of its training data; `forward` is the family's."""
+
+    name = ""
+
+    def __init__(self, patch_size: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        super().__init__()
+        self.patch_size, self.mean, self.std = patch_size, tuple(mean), tuple(std)
+
+    def prepare(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """RGB in [0, 1] -> normalised and stretched to `size`, both in float32, then in the weights' type."""
+        images = normalise(images.float(), self.mean, self.std)
+        if size is not None and images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear")
+        return images.to(next(self.parameters()).dtype)
+
+
+def first_blocks(blocks, layer: int | None):
+    """The blocks up to number `layer`, counted from 1; all for None."""
+    if layer is not None and not 1 <= layer <= len(blocks):
+        raise InputError(f"layer {layer} does not exist: the model has layers 1 to {len(blocks)}")
+    return blocks[:layer]

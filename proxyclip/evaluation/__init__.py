@@ -1,0 +1,1 @@
+"""A model meets a benchmark: reading ahead, counting, resuming, many processes."""

@@ -1,0 +1,43 @@
+"""torchrun that leaves the last word to the processes it started: their sentence, and their exit code.
+
+    python -m proxyclip.evaluation.launch [options of torchrun] SCRIPT [its options]
+
+torchrun itself ends every failure with a traceback of its own, and with exit code 1.
+"""
+
+import logging
+import os
+import sys
+
+BAD_INPUT, INTERRUPTED = 2, 130  # what `main_guard` exits with
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0, 2 if a process refused its input, 130 after Ctrl-C, else 1."""
+    # Without a network torch would warn, in every process, that it cannot look up this machine's name.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from torch.distributed import DistNetworkError, run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.ERROR)  # in this process only; torchrun's notes on what it stops
+    try:
+        run.main(arguments)
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        for code in (BAD_INPUT, INTERRUPTED):
+            if code in codes:
+                return code
+        rank, failure = error.get_first_failure()
+        print(f"error: process {rank} ended with exit code {failure.exitcode}", file=sys.stderr)
+        return 1
+    except DistNetworkError as error:
+        print(f"error: the processes cannot meet: {error}; PORT=29501 would try another port", file=sys.stderr)
+        return BAD_INPUT
+    except (SignalException, KeyboardInterrupt):
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""The pairs of models that have a name of their own."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proxyclip.backbones import vfm
+from proxyclip.errors import InputError, nearest
+
+# CLIP: parameters of both towers, where the weights are, their licence
+CLIPS = {
+    "ViT-B-16:openai": (149_620_737, "timm/vit_base_patch16_clip_224.openai", "MIT"),
+    "ViT-L-14:openai": (427_616_513, "timm/vit_large_patch14_clip_224.openai", "MIT"),
+    "ViT-H-14:laion2b_s32b_b79k": (986_109_441, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "MIT"),
+}
+PAIRS = {
+    "vitb16-dino": ("ViT-B-16:openai", "dino-vitb8"),  # the paper's
+    "vitl14-dino": ("ViT-L-14:openai", "dino-vitb8"),
+    "vith14-dino": ("ViT-H-14:laion2b_s32b_b79k", "dino-vitb8"),
+    "vitb16-dinov2": ("ViT-B-16:openai", "dinov2-vitb14-reg"),
+    "vitb16-dinov3": ("ViT-B-16:openai", "dinov3-vitb16"),
+    "vitb16-mae": ("ViT-B-16:openai", "mae-vitb16"),
+    "vitb16-sam": ("ViT-B-16:openai", "sam-vitb"),
+}
+MINI = Path(__file__).parent / "mini"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A CLIP and a VFM, and what a user wants to know before downloading them.
+
+    `parameters` and `megabytes` (10^6 bytes to download, about) count both models. `settings` holds what differs from
+    the paper's settings; `sources` are the hub's repositories.
+    """
+
+    name: str
+    clip: str
+    vfm: str
+    parameters: int
+    megabytes: int
+    sources: tuple[str, str]
+    licence: str
+    settings: dict = field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    """All presets, the embedded one first."""
+    return ["mini", *PAIRS]
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; an unknown one raises InputError with the nearest names."""
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}; {nearest(name, preset_names())}")
+    if name == "mini":
+        return embedded()
+    clip, vfm_name = PAIRS[name]
+    parameters, source, licence = CLIPS[clip]
+    family, variant = vfm.find(vfm_name)
+    facts = vfm.family(family).VARIANTS[variant]
+    parameters += facts.parameters
+    sources = f"huggingface.co/{source}", f"huggingface.co/{facts.repository}"
+    licences = f"{licence}, {facts.licence}"
+    return Preset(name, clip, vfm_name, parameters, round(parameters * 4 / 1e6), sources, licences)
+
+
+def embedded() -> Preset:
+    """The tiny pair that is part of this package, with its own settings; see mini/MODEL_CARD.md."""
+    settings = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
+    parameters = settings.pop("parameters")
+    sources = ("part of this package",) * 2
+    return Preset("mini", str(MINI / "clip"), f"dino:{MINI / 'vfm'}", parameters, 0, sources, "Apache-2.0", settings)
+
+
+def recorded_name(name: str) -> str:
+    """A model's name as results tell it: the embedded ones without the folder they are installed in."""
+    own = embedded()
+    name = name.replace(f"{own.vfm} layer {own.settings['vfm_layer']}", own.vfm)  # the layer it is made for
+    return name.replace(own.vfm, "mini-vfm").replace(own.clip, "mini-clip")
+
+
+def presets() -> list[Preset]:
+    """Prints every preset's name, parameters, download size, licences, models and sources, and returns them all."""
+    found = [find_preset(name) for name in preset_names()]
+    for preset in found:
+        size = f"{preset.parameters / 1e6:5.0f} M parameters, {preset.megabytes / 1e3:.1f} GB to download"
+        print(f"{preset.name:<14}{size}, licences {preset.licence}")
+        for model, source in zip((preset.clip, preset.vfm), preset.sources, strict=True):
+            print(f"{'':<14}  {Path(model).name:<27} {source}")
+    return found
