@@ -13,12 +13,12 @@ from collections import Counter
 from pathlib import Path
 
 from configs.load import load_config, names
-from datasets.errors import script
 from datasets.examine import examine
 from datasets.segmentation import SegmentationData, data_root
+from proxyclip.errors import main_guard
 
 
-@script
+@main_guard
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*")

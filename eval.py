@@ -18,7 +18,6 @@ from pathlib import Path
 
 from configs import load as configs
 from configs.published import PUBLISHED, published_miou
-from datasets.errors import script
 from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.vocabulary import Vocabulary
@@ -59,7 +58,6 @@ def parse(arguments=None) -> argparse.Namespace:
     return parser.parse_args(arguments)  # fmt: skip
 
 
-@script
 @main_guard
 def main(arguments=None) -> None:
     options = parse(arguments)

@@ -22,9 +22,8 @@ from typing import NamedTuple
 
 from configs import load as configs
 from configs.published import PUBLISHED
-from datasets.errors import DataNotFound, script
 from datasets.segmentation import ROOT_HINT
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.presets import find_preset, recorded_name
 from proxyclip.reports import run_log as results
@@ -48,7 +47,6 @@ def parse(arguments=None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@script
 @main_guard
 def main(arguments=None) -> None:
     options = parse(arguments)
@@ -118,7 +116,7 @@ def outcome(options, model: str, config: str, truth: Path) -> Outcome:
     value = configs.load_config(config)
     try:
         value.data.locate(options.data_root)
-    except DataNotFound as error:
+    except NotFound as error:
         note(options, model, value, "missing", str(error))
         return Outcome("missing", why=str(error))
     before = len(results.read(truth)[0])

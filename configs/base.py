@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from datasets.errors import DataError, nearest
 from datasets.segmentation import SegmentationData
+from proxyclip.errors import InputError, nearest
 
 BACKGROUNDS = ("none", "threshold", "vocabulary")
 
@@ -40,26 +40,28 @@ class EvalConfig:
     def __post_init__(self):
         for name in self.prompts:
             if name not in self.data.classes:
-                raise DataError(f"prompts: {self.data.name} has no class {nearest(name, self.data.classes)}")
+                raise InputError(f"prompts: {self.data.name} has no class {name!r}; {nearest(name, self.data.classes)}")
         for name in ("short_side", "crop", "stride"):
             if type(value := getattr(self, name)) is not int or value < 1:
-                raise DataError(f"{name} must be a whole number of pixels, at least 1, not {value!r}")
+                raise InputError(f"{name} must be a whole number of pixels, at least 1, not {value!r}")
         if self.stride > self.crop:
-            raise DataError(f"stride {self.stride} is larger than crop {self.crop}: windows would leave gaps")
+            raise InputError(f"stride {self.stride} is larger than crop {self.crop}: windows would leave gaps")
         if self.background not in BACKGROUNDS:
-            raise DataError(f"background must be one of {', '.join(BACKGROUNDS)}, not {self.background!r}")
+            raise InputError(f"background must be one of {', '.join(BACKGROUNDS)}, not {self.background!r}")
         if self.background != "none" and self.data.classes[0] != "background":
-            raise DataError(f"background={self.background}: class 0 of {self.data.name} is {self.data.classes[0]}")
+            raise InputError(f"background={self.background}: class 0 of {self.data.name} is {self.data.classes[0]}")
         if self.background == "vocabulary" and "background" not in self.prompts:
-            raise DataError("background=vocabulary: prompts must hold the words for the class background")
+            raise InputError("background=vocabulary: prompts must hold the words for the class background")
         if self.threshold is None and self.background == "threshold":
-            raise DataError("background=threshold needs a threshold")
+            raise InputError("background=threshold needs a threshold")
         if self.threshold is not None and self.background == "none":
-            raise DataError(f"threshold={self.threshold} does not go with background=none; set threshold=none as well")
+            raise InputError(f"threshold={self.threshold} does not go with background=none; set threshold=none as well")
         if self.threshold is not None and not (isinstance(self.threshold, float) and 0 < self.threshold < 1):
-            raise DataError(f"threshold must be a probability between 0 and 1, not {self.threshold!r}")
+            raise InputError(f"threshold must be a probability between 0 and 1, not {self.threshold!r}")
         if self.split not in self.data.splits:
-            raise DataError(f"split: {self.data.name} has no split {nearest(self.split, self.data.splits)}")
+            raise InputError(
+                f"split: {self.data.name} has no split {self.split!r}; {nearest(self.split, self.data.splits)}"
+            )
 
     @property
     def queries(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
-from datasets.errors import DataError, DataNotFound, nearest
+from proxyclip.errors import InputError, NotFound, nearest
 
 from .class_file import read_words
 
@@ -24,7 +24,7 @@ def load_config(name: str | Path):
     """The value `config` of a configuration file: a path, or the name of a file in this folder, which may leave out
     "cfg_" and ".py".
 
-    Raises DataNotFound for an unknown name, and DataError for a file that does not set `config`, or sets a field that
+    Raises NotFound for an unknown name, and InputError for a file that does not set `config`, or sets a field that
     does not exist; both suggest the nearest name.
     """
     path = Path(name)
@@ -33,21 +33,21 @@ def load_config(name: str | Path):
         path = next((place for place in places if place.is_file()), path)
     if not path.is_file():
         known = sorted(file.stem for file in HERE.glob("*.py") if "\nconfig = " in file.read_text())
-        raise DataNotFound(f"there is no configuration {nearest(path.stem, known)}; a path works too")
+        raise NotFound(f"there is no configuration {path.stem!r}; {nearest(path.stem, known)}; a path works too")
     try:
         found = runpy.run_path(str(path))
     except TypeError as error:
-        raise DataError(f"{path}: {_misspelt(error)}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {_misspelt(error)}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except ModuleNotFoundError as error:
-        raise DataError(f"{path}: {error}; pip install -r requirements.txt installs what is needed") from None
+        raise InputError(f"{path}: {error}; pip install -r requirements.txt installs what is needed") from None
     except Exception as error:  # whatever a person's own file does
-        raise DataError(f"{path}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:
-        raise DataError(f"{path} does not set `config`")
+        raise InputError(f"{path} does not set `config`")
     if not is_dataclass(found["config"]):
-        raise DataError(f"{path}: `config` is of type {type(found['config']).__name__}, not an EvalConfig")
+        raise InputError(f"{path}: `config` is of type {type(found['config']).__name__}, not an EvalConfig")
     return found["config"]
 
 
@@ -58,23 +58,23 @@ def _misspelt(error: TypeError) -> str:
     made = next((frame.f_globals[match[1]] for frame in frames if match and match[1] in frame.f_globals), None)
     if made is None:
         return str(error)
-    return f"{match[1]} has no field {nearest(match[2], [entry.name for entry in fields(made)])}"
+    return f"{match[1]} has no field {match[2]!r}; {nearest(match[2], [entry.name for entry in fields(made)])}"
 
 
 def override(config, settings: list[str], others: Sequence[str] = ()):
     """The configuration with some fields replaced: ["short_side=448", "threshold=none", "words=my_classes.txt"].
 
     `words` is a class file for the dataset: its lines become the prompts. others: what can be set besides, elsewhere.
-    Raises DataError, naming the nearest of all.
+    Raises InputError, naming the nearest of all.
     """
     allowed = [entry.name for entry in fields(config) if entry.name not in ("data", "prompts")] + ["words"]
     changes = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise DataError(f"cannot set {setting!r}: write FIELD=VALUE")
+            raise InputError(f"cannot set {setting!r}: write FIELD=VALUE")
         if key not in allowed:
-            raise DataError(f"cannot set {setting!r}: there is no field {nearest(key, [*others, *allowed])}")
+            raise InputError(f"cannot set {setting!r}: there is no field {key!r}; {nearest(key, [*others, *allowed])}")
         if key == "words":
             classes = config.data.classes
             changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))

@@ -14,12 +14,12 @@ from pathlib import Path
 if not __package__:  # run by its path: Python then looks for modules beside this file instead of in the repository
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.errors import script  # noqa: E402
 from datasets.prepare import coco_object  # noqa: E402
 from datasets.prepare.tasks import run  # noqa: E402
+from proxyclip.errors import main_guard  # noqa: E402
 
 
-@script
+@main_guard
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stuff_root", metavar="STUFF_ROOT", type=Path, help="where COCO-Stuff was unpacked")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.errors import DataError, DataNotFound
 from datasets.folder import Item, read_image, read_label
 from datasets.segmentation import VOID, SegmentationData
+from proxyclip.errors import InputError, NotFound
 
 
 @dataclass
@@ -29,8 +29,8 @@ def examine(data: SegmentationData, root: Path, split: str = "val", sample: int 
     diagnosis = Diagnosis(data.name, root / data.folder)
     try:
         folder = data.open(root, split, allow_missing=True)
-    except (DataNotFound, DataError) as error:
-        diagnosis.state = "missing" if isinstance(error, DataNotFound) else "faulty"
+    except (NotFound, InputError) as error:
+        diagnosis.state = "missing" if isinstance(error, NotFound) else "faulty"
         diagnosis.lines.append(str(error))
         return diagnosis
     missing = set(folder.missing())
@@ -63,7 +63,7 @@ def look_at(items: list[Item], data: SegmentationData) -> tuple[Counter, list[st
     for item in items:
         try:
             image, label = read_image(item.image), read_label(item.label, data)
-        except (DataNotFound, DataError) as error:
+        except (NotFound, InputError) as error:
             bad.append(str(error))
             continue
         if image.shape[:2] != label.shape:

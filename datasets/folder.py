@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import DataError, DataNotFound
+from proxyclip.errors import InputError, NotFound
+
 from .segmentation import VOID, SegmentationData
 
 INDEX_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one integer a pixel, a palette's index included
@@ -36,8 +37,8 @@ class Sample(NamedTuple):
 class SegmentationFolder(Sequence):
     """The pairs of a split: `len(folder)`, `folder.items[i]` without reading, `folder[i]` read. Picklable.
 
-    Order: the listing's, or sorted by stem. Raises DataNotFound if a listed or found pair is not complete (unless
-    allow_missing), DataError if there is no pair, or one twice.
+    Order: the listing's, or sorted by stem. Raises NotFound if a listed or found pair is not complete (unless
+    allow_missing), InputError if there is no pair, or one twice.
     """
 
     def __init__(self, data: SegmentationData, path: Path, split: str = "val", allow_missing: bool = False):
@@ -49,14 +50,14 @@ class SegmentationFolder(Sequence):
         ]
         if not allow_missing and (missing := self.missing()):
             more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-            raise DataNotFound(f"{data.name}: {missing[0]}{more} not found; {data.mend(split)}")
+            raise NotFound(f"{data.name}: {missing[0]}{more} not found; {data.mend(split)}")
 
     def _found(self) -> list[str]:
         files = self.data.splits[self.split]
         stems = matching(self.path, files.images) | matching(self.path, files.labels)
         if not stems:
             sought = self.path / files.images.replace("{}", "*")
-            raise DataNotFound(f"{self.data.name}: no file fits {sought}; {self.data.mend(self.split)}")
+            raise NotFound(f"{self.data.name}: no file fits {sought}; {self.data.mend(self.split)}")
         return sorted(stems)
 
     def missing(self) -> list[Path]:
@@ -67,12 +68,12 @@ class SegmentationFolder(Sequence):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises DataNotFound or DataError, naming the file, if the pair cannot be used."""
+        """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
         item = self.items[index]
         image, label = read_image(item.image), read_label(item.label, self.data)
         if image.shape[:2] != label.shape:
             sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
-            raise DataError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
+            raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
         return Sample(item.stem, image, label)
 
 
@@ -81,15 +82,15 @@ def listed(path: Path, mend: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataNotFound(f"the split file {path} does not exist; {mend}") from None
+        raise NotFound(f"the split file {path} does not exist; {mend}") from None
     except UnicodeDecodeError:
-        raise DataError(f"the split file {path} is no text in UTF-8") from None
+        raise InputError(f"the split file {path} is no text in UTF-8") from None
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
-        raise DataError(f"the split file {path} lists no image; {mend}")
+        raise InputError(f"the split file {path} lists no image; {mend}")
     if len(set(stems)) < len(stems):
         twice = next(stem for i, stem in enumerate(stems) if stem in stems[:i])
-        raise DataError(f"the split file {path} lists {twice} twice")
+        raise InputError(f"the split file {path} lists {twice} twice")
     return stems
 
 
@@ -112,11 +113,11 @@ def read_pixels(path: Path, mode: str | None = None) -> tuple[np.ndarray, str]:
         with Image.open(path) as image:
             return np.array(image.convert(mode) if mode else image), image.mode
     except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist") from None
+        raise NotFound(f"{path} does not exist") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} cannot be read as an image: it is none, or its beginning is lost") from None
+        raise InputError(f"{path} cannot be read as an image: it is none, or its beginning is lost") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's names for a bad file
-        raise DataError(f"{path} cannot be read as an image: {error}") from None
+        raise InputError(f"{path} cannot be read as an image: {error}") from None
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -128,12 +129,12 @@ def read_indices(path: Path) -> np.ndarray:
     """(H, W) int32: the stored values of a label, which are a palette's indices if it has one."""
     stored, mode = read_pixels(path)
     if mode not in INDEX_MODES:
-        raise DataError(f"the label {path} is saved as {mode}, not as one class index a pixel (palette or grey)")
+        raise InputError(f"the label {path} is saved as {mode}, not as one class index a pixel (palette or grey)")
     return stored.astype(np.int32)
 
 
 def read_label(path: Path, data: SegmentationData) -> np.ndarray:
-    """(H, W) int32: class indices, VOID where nothing is scored. DataError on any other stored value."""
+    """(H, W) int32: class indices, VOID where nothing is scored. InputError on any other stored value."""
     stored = read_indices(path)
     label = stored - 1 if data.zero_is_void else stored.copy()  # 0 becomes VOID
     if data.void is not None:
@@ -141,7 +142,7 @@ def read_label(path: Path, data: SegmentationData) -> np.ndarray:
     if (bad := (label < VOID) | (label >= len(data.classes))).any():
         void = f", nor {data.void} for void" if data.void is not None else ""
         known = f"{int(data.zero_is_void)} ... {len(data.classes) - 1 + data.zero_is_void}"
-        raise DataError(
+        raise InputError(
             f"the label {path} holds the value {stored[bad][0]}, which is none of {data.name}'s classes {known}{void}"
         )
     return label

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import DataError, DataNotFound, nearest
+from proxyclip.errors import InputError, NotFound, nearest
+
 from .palettes import Colours, pascal
 
 VOID = -1  # in every label that is read: pixels that are not scored, whatever value the dataset's own files use
@@ -33,7 +34,7 @@ class Split:
     def __post_init__(self):
         for pattern in (self.images, self.labels):
             if pattern.count("{}") != 1:
-                raise DataError(f"the pattern {pattern!r} must hold {{}} once, where the stem belongs")
+                raise InputError(f"the pattern {pattern!r} must hold {{}} once, where the stem belongs")
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class SegmentationData:
 
     def __post_init__(self):
         if not self.classes or len(set(self.classes)) < len(self.classes) or not all(map(str.strip, self.classes)):
-            raise DataError(f"{self.name}: classes must be names, all different, at least one")
+            raise InputError(f"{self.name}: classes must be names, all different, at least one")
         if self.palette and len(self.palette) != len(self.classes):
-            raise DataError(f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes")
+            raise InputError(f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes")
         for split, names in self.unseen.items():
             if unknown := set(names) - set(self.classes):
-                raise DataError(f"{self.name}: unseen classes of {split!r} that are no classes: {sorted(unknown)}")
+                raise InputError(f"{self.name}: unseen classes of {split!r} that are no classes: {sorted(unknown)}")
 
     @property
     def colours(self) -> Colours:
@@ -82,21 +83,21 @@ class SegmentationData:
         """The images and labels of one split, as a `SegmentationFolder`.
 
         root: the data root; see `data_root`. allow_missing: files that are not there are an error only when read.
-        Raises DataNotFound or DataError, with a sentence that says what was sought where and how to mend it.
+        Raises NotFound or InputError, with a sentence that says what was sought where and how to mend it.
         """
         from .folder import SegmentationFolder
 
         if split not in self.splits:
-            raise DataError(f"{self.name} has no split {nearest(split, self.splits)}")
+            raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
         return SegmentationFolder(self, self.locate(root, split), split, allow_missing)
 
     def locate(self, root: str | Path | None = None, split: str = "val") -> Path:
-        """The dataset's folder below the data root; DataNotFound if it is not there."""
+        """The dataset's folder below the data root; NotFound if it is not there."""
         root = data_root(root)
         if (path := root / self.folder).is_dir():
             return path
         above = next((parent for parent in root.parents if (parent / self.folder).is_dir()), None)
-        raise DataNotFound(
+        raise NotFound(
             f"{self.name} was sought in {path}, which {'is no folder' if path.exists() else 'does not exist'}; "
             f"{f'did you mean --data-root {above}?' if above else self.mend(split) + '.'} {ROOT_HINT}"
         )

@@ -5,6 +5,8 @@ import os
 import sys
 import time
 
+MOST_NAMES = 40  # that an error lists
+
 
 class InputError(ValueError):
     """A value from the caller that cannot be used; the message says what is wrong and how to mend it."""
@@ -37,11 +39,14 @@ def main_guard(main):
 
 
 def nearest(wrong: str, known) -> str:
-    """'did you mean …' for a misspelt name, followed by all the known ones."""
+    """The end of an error's sentence: 'did you mean …?' where known names look like `wrong`, and the known names."""
     import difflib
 
     known = sorted(known)
     lowered = {name.lower(): name for name in known}
-    close = [lowered[name] for name in difflib.get_close_matches(wrong.lower(), lowered, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}"
+    close = [lowered[name] for name in difflib.get_close_matches(str(wrong).lower(), lowered, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}?" if close else ""
+    if close and len(known) > MOST_NAMES:
+        return hint
+    more = f", … ({len(known)} in all)" if len(known) > MOST_NAMES else ""
+    return f"{hint} Known: {', '.join(known[:MOST_NAMES])}{more}".strip()

@@ -7,8 +7,8 @@ import pytest
 from configs.base import EvalConfig
 from configs.class_file import WORDS, read_words
 from configs.load import load_config, names, override
-from datasets.errors import DataError, DataNotFound
 from datasets.segmentation import SegmentationData
+from proxyclip.errors import InputError, NotFound
 
 # classes, queries, short side, crop, stride, threshold, background, validation images
 PUBLISHED = {
@@ -114,12 +114,12 @@ DATA = SegmentationData(name="d", folder="d", classes=("background", "cat"), spl
     ],
 )
 def test_config_that_contradicts_itself(fields, sentence):
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         EvalConfig(data=DATA, **fields)
 
 
 def test_background_needs_a_background_class():
-    with pytest.raises(DataError, match="class 0 of voc20 is aeroplane"):
+    with pytest.raises(InputError, match="class 0 of voc20 is aeroplane"):
         replace(load_config("voc20"), background="threshold", threshold=0.2)
 
 
@@ -160,9 +160,9 @@ def test_names_and_paths(name, monkeypatch, pytestconfig):
 
 
 def test_unknown_name_suggests():
-    with pytest.raises(DataNotFound, match="no configuration 'cfg_vok20'; did you mean cfg_voc20 or"):
+    with pytest.raises(NotFound, match="no configuration 'cfg_vok20'; did you mean cfg_voc20 or"):
         load_config("cfg_vok20.py")
-    with pytest.raises(DataNotFound, match="known: cfg_ade20k, cfg_ade847, .*cfg_voc21"):
+    with pytest.raises(NotFound, match="known: cfg_ade20k, cfg_ade847, .*cfg_voc21"):
         load_config("xyz")
 
 
@@ -193,7 +193,7 @@ from datasets.segmentation import SegmentationData, Split
 def test_bad_config_file_gets_one_sentence(tmp_path, text, sentence):
     path = tmp_path / "cfg_mine.py"
     path.write_text(GOOD + text + "\n")
-    with pytest.raises(DataError, match=sentence) as caught:
+    with pytest.raises(InputError, match=sentence) as caught:
         load_config(path)
     assert str(caught.value).startswith(str(path)) or "does not set" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -215,7 +215,7 @@ def test_settings():
     ],
 )
 def test_bad_setting(setting, sentence):
-    with pytest.raises((DataError, DataNotFound), match=sentence):
+    with pytest.raises((InputError, NotFound), match=sentence):
         override(load_config("voc20"), [setting])
 
 
@@ -224,7 +224,7 @@ def test_class_file_replaces_the_words(tmp_path):
     path.write_bytes("\r\n".join(["sky;  wall", *(f"thing {i}" for i in range(59))]).encode())
     config = override(load_config("context60"), [f"words={path}"])
     assert config.queries[:2] == ("sky; wall", "thing 0") and config.data.classes[1] == "aeroplane"
-    with pytest.raises(DataError, match="has 60 lines for 20 classes"):
+    with pytest.raises(InputError, match="has 60 lines for 20 classes"):
         override(load_config("voc20"), [f"words={path}"])
 
 
@@ -241,5 +241,5 @@ def test_class_file_replaces_the_words(tmp_path):
 def test_bad_class_file(tmp_path, text, sentence):
     path = tmp_path / "words.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         read_words(path)

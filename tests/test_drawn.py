@@ -11,8 +11,8 @@ import eval as eval_script
 import eval_all
 from configs.load import load_config
 from datasets import scenes
-from datasets.errors import DataError
 from datasets.scenes.benchmark import PALETTE, TRAINING, DrawnScenes
+from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
 
 
@@ -33,7 +33,7 @@ def test_the_splits_do_not_meet():
 
 
 def test_an_unknown_split_is_named():
-    with pytest.raises(DataError, match="scenes has no split 'val'; known: test, tune, train"):
+    with pytest.raises(InputError, match="scenes has no split 'val'; Known: test, train, tune"):
         DrawnScenes().open(split="val")
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from configs.load import load_config
 from datasets import cvt_coco_object
-from datasets.errors import DataError, DataNotFound
 from datasets.prepare import ade847, coco_stuff, context, tasks
 from datasets.prepare.__main__ import NAMES, main, prepare
 from datasets.segmentation import VOID
+from proxyclip.errors import InputError, NotFound
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANDOM = np.random.default_rng(0)
@@ -205,7 +205,7 @@ def test_context_has_sixty_categories():
 )
 def test_context_with_a_bad_annotation(change, sentence, tmp_path):
     raw_context(tmp_path / "raw", **change)
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         prepare("context", tmp_path / "raw", tmp_path)
 
 
@@ -213,10 +213,10 @@ def test_context_with_a_bad_file(tmp_path):
     raw_context(tmp_path)
     path = tmp_path / "trainval_merged.json"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"trainval_merged\.json is not complete"):
+    with pytest.raises(InputError, match=r"trainval_merged\.json is not complete"):
         prepare("context", tmp_path, tmp_path)
     path.write_text("{}")
-    with pytest.raises(DataError, match="is not the annotation file of Pascal in Detail"):
+    with pytest.raises(InputError, match="is not the annotation file of Pascal in Detail"):
         prepare("context", tmp_path, tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_context459(tmp_path):
 
 
 def test_context459_needs_the_split(tmp_path):
-    with pytest.raises(DataNotFound, match="val.txt does not exist; run python -m datasets.prepare context first"):
+    with pytest.raises(NotFound, match="val.txt does not exist; run python -m datasets.prepare context first"):
         prepare("context459", root=tmp_path)
 
 
@@ -276,19 +276,19 @@ def test_mat_file_that_is_not_whole(tmp_path):
         whole = path.read_bytes()
         for length in (0, 3, 60, 127, 130, 140, 180, len(whole) - 1):
             path.write_bytes(whole[:length])
-            with pytest.raises(DataError, match=r"a\.mat cannot be read as a MATLAB file"):
+            with pytest.raises(InputError, match=r"a\.mat cannot be read as a MATLAB file"):
                 tasks.read_mat(path)
 
 
 def test_without_scipy_the_sentence_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DataNotFound, match=r"pip install -r requirements-prepare\.txt"):
+    with pytest.raises(NotFound, match=r"pip install -r requirements-prepare\.txt"):
         tasks.read_mat(tmp_path / "a.mat")
     assert "scipy" in (REPOSITORY / "requirements-prepare.txt").read_text()
 
 
 def test_voc_aug_without_sbd(tmp_path):
-    with pytest.raises(DataNotFound, match=r"no folder cls in .*unpack SBD's benchmark\.tgz"):
+    with pytest.raises(NotFound, match=r"no folder cls in .*unpack SBD's benchmark\.tgz"):
         prepare("voc_aug", root=tmp_path)
 
 
@@ -445,18 +445,18 @@ def fill_the_disk(source, part):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_full_disk(processes, tmp_path):
     full = tasks.Task(fill_the_disk, None, tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png cannot be written: .*No space left on device"):
+    with pytest.raises(InputError, match=r"a\.png cannot be written: .*No space left on device"):
         tasks.run([full], processes)
 
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match="the folder .*labels cannot be made: Not a directory"):
+    with pytest.raises(InputError, match="the folder .*labels cannot be made: Not a directory"):
         tasks.run([tasks.Task(fill_the_disk, None, tmp_path / "out/labels/a.png")])
 
 
 def test_processes_out_of_range(tmp_path):
-    with pytest.raises(DataError, match="--processes must be at least 1, not 0"):
+    with pytest.raises(InputError, match="--processes must be at least 1, not 0"):
         tasks.run([], 0)
 
 
@@ -470,7 +470,7 @@ def die(source, part):
 
 
 def test_killed_worker(tmp_path):
-    with pytest.raises(DataError, match="a worker process was killed, .*; the same command goes on"):
+    with pytest.raises(InputError, match="a worker process was killed, .*; the same command goes on"):
         tasks.run([tasks.Task(die, None, tmp_path / "a.png")], 2)
 
 
@@ -506,13 +506,13 @@ def test_link_that_a_killed_run_left_behind(tmp_path):
 
 
 def test_link_to_nothing_is_an_error(tmp_path):
-    with pytest.raises(DataNotFound, match=r"a\.png does not exist"):
+    with pytest.raises(NotFound, match=r"a\.png does not exist"):
         tasks.link(tmp_path / "a.png", tmp_path / "b.png")
 
 
 def test_raw_label_saved_in_colours(tmp_path):
     photo(tmp_path / "annotations/val2017/000000000139.png")
-    with pytest.raises(DataError, match=r"000000000139\.png is saved as RGB"):
+    with pytest.raises(InputError, match=r"000000000139\.png is saved as RGB"):
         prepare("coco_stuff", tmp_path, tmp_path)
 
 

@@ -12,14 +12,14 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-from datasets.errors import DataNotFound, nearest, script
 from datasets.prepare.tasks import run
 from datasets.segmentation import data_root
+from proxyclip.errors import NotFound, main_guard, nearest
 
 NAMES = ("ade847", "cityscapes", "coco_object", "coco_stuff", "context", "context459", "voc_aug")
 
 
-@script
+@main_guard
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m datasets.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 def prepare(name: str, raw: Path | None = None, root: Path | None = None, processes: int = 1) -> None:
     """Runs one converter from `raw` into its place below the data root."""
     if name not in NAMES:
-        raise DataNotFound(f"there is no converter {nearest(name, NAMES)}")
+        raise NotFound(f"there is no converter {name!r}; {nearest(name, NAMES)}")
     converter = import_module(f"datasets.prepare.{name}")
     root = data_root(root)
     raw, out = raw or root / converter.RAW_FOLDER, root / converter.FOLDER

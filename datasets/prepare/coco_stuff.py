@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataNotFound
+from proxyclip.errors import NotFound
+
 from ..folder import read_indices
 from .tasks import Task, link, lookup, save_label
 
@@ -33,7 +34,7 @@ def tasks(raw: Path, out: Path, suffix: str = "_labelTrainIds", convert=convert)
         images = [raw / "images" / part / f"{path.stem}.jpg" for path in labels]
         made += [Task(link, path, out / "images" / part / path.name) for path in images if path.is_file()]
     if not made:
-        raise DataNotFound(
+        raise NotFound(
             f"no raw label in {raw / 'annotations'}/val2017 or train2017; unpack stuffthingmaps_trainval2017.zip in "
             f"{raw / 'annotations'}"
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, DataNotFound
+from proxyclip.errors import InputError, NotFound
+
 from .tasks import Task, link, save_label, write_lines
 
 FOLDER = "VOCdevkit/VOC2010"
@@ -52,11 +53,11 @@ def convert(source: tuple[dict, list[dict]], part: Path) -> None:
     label = np.zeros((image["height"], image["width"]), np.uint8)
     for annotation in annotations:
         if (category := annotation["category_id"]) not in LABELS:
-            raise DataError(f"{image['file_name']}: category {category} is none of the 60 of Pascal Context")
+            raise InputError(f"{image['file_name']}: category {category} is none of the 60 of Pascal Context")
         try:
             label[decode(annotation["segmentation"])] = LABELS[category]
         except (ValueError, IndexError) as error:
-            raise DataError(f"{image['file_name']}: a mask that cannot be decoded: {error}") from None
+            raise InputError(f"{image['file_name']}: a mask that cannot be decoded: {error}") from None
     save_label(label, part)
 
 
@@ -65,13 +66,13 @@ def tasks(raw: Path, out: Path) -> list[Task]:
     try:
         merged = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataNotFound(
+        raise NotFound(
             f"{path} does not exist; put the annotation file of Pascal in Detail there, or name its folder as RAW"
         ) from None
     except ValueError as error:
-        raise DataError(f"{path} is not complete: {error}") from None
+        raise InputError(f"{path} is not complete: {error}") from None
     if not {"images", "annos_segmentation"} <= set(merged):
-        raise DataError(f"{path} is not the annotation file of Pascal in Detail: no images or annos_segmentation")
+        raise InputError(f"{path} is not the annotation file of Pascal in Detail: no images or annos_segmentation")
     annotations = defaultdict(list)
     for annotation in merged["annos_segmentation"]:
         annotations[annotation["image_id"]].append(annotation)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from proxyclip.errors import InputError
+
 from ..folder import listed
 from .tasks import Task, read_mat, save_label
 
@@ -21,7 +22,7 @@ def convert(source: Path, part: Path) -> None:
     try:
         stored = read_mat(source)["LabelMap"]  # (H, W)
     except KeyError:
-        raise DataError(f"{source} holds no LabelMap: is it of Pascal Context's trainval.tar.gz?") from None
+        raise InputError(f"{source} holds no LabelMap: is it of Pascal Context's trainval.tar.gz?") from None
     save_label(stored.astype(np.uint16) - np.uint16(1), part)  # a pixel without a class, 0, becomes 65535
 
 

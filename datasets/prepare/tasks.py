@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, DataNotFound
+from proxyclip.errors import InputError, NotFound
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Task:
 
 
 def run(tasks: Sequence[Task], processes: int = 1) -> int:
-    """Does what is not done yet, and returns how much that was. Raises the first DataError or DataNotFound."""
+    """Does what is not done yet, and returns how much that was. Raises the first InputError or NotFound."""
     if processes < 1:
-        raise DataError(f"--processes must be at least 1, not {processes}")
+        raise InputError(f"--processes must be at least 1, not {processes}")
     todo = [task for task in tasks if not task.target.exists()]
     for folder in {task.target.parent for task in todo}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+            raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
     # A bar that is redrawn ten times a second would fill a log.
     bar = partial(
         tqdm, total=len(todo), unit="file", disable=not todo, mininterval=0.1 if sys.stderr.isatty() else 10.0
@@ -56,7 +56,7 @@ def run(tasks: Sequence[Task], processes: int = 1) -> int:
             for _ in bar(pool.map(do, todo, chunksize=16)):
                 pass
     except BrokenProcessPool:
-        raise DataError("a worker process was killed, out of memory perhaps; the same command goes on") from None
+        raise InputError("a worker process was killed, out of memory perhaps; the same command goes on") from None
     return len(todo)
 
 
@@ -75,17 +75,17 @@ def do(task: Task) -> None:
     try:
         task.convert(task.source, part)
         os.replace(part, task.target)
-    except (DataError, DataNotFound):
+    except (InputError, NotFound):
         raise
     except OSError as error:  # a full disk, a folder that may not be written
         reason = error.strerror or error
-        raise DataError(f"{task.target} cannot be written: {reason}; once mended, the same command goes on") from None
+        raise InputError(f"{task.target} cannot be written: {reason}; once mended, the same command goes on") from None
 
 
 def link(source: Path, part: Path) -> None:
     """A symbolic link to `source`, relative so that the folders can move together; a hard link where there are none."""
     if not (source := source.resolve()).is_file():
-        raise DataNotFound(f"{source} does not exist")
+        raise NotFound(f"{source} does not exist")
     try:
         part.symlink_to(os.path.relpath(source, part.parent.resolve()))
     except OSError:
@@ -103,10 +103,10 @@ def save_label(label: np.ndarray, part: Path) -> None:
 
 
 def found(folder: Path, pattern: str, hint: str) -> list[Path]:
-    """The files below `folder` that fit a pattern, sorted; DataNotFound with the hint if there is none."""
+    """The files below `folder` that fit a pattern, sorted; NotFound with the hint if there is none."""
     paths = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if not paths:
-        raise DataNotFound(f"no file fits {folder / pattern}; {hint}")
+        raise NotFound(f"no file fits {folder / pattern}; {hint}")
     return paths
 
 
@@ -123,8 +123,8 @@ def read_mat(path: Path) -> dict:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
-        raise DataNotFound("reading .mat files needs scipy: pip install -r requirements-prepare.txt") from None
+        raise NotFound("reading .mat files needs scipy: pip install -r requirements-prepare.txt") from None
     try:
         return loadmat(path)
     except (MatReadError, OSError, ValueError, TypeError, IndexError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from None
+        raise InputError(f"{path} cannot be read as a MATLAB file: {error}") from None

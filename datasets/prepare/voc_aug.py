@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, DataNotFound
+from proxyclip.errors import InputError, NotFound
+
 from ..folder import listed
 from .tasks import Task, link, read_mat, save_label, write_lines
 
@@ -21,7 +22,7 @@ def convert(source: Path, part: Path) -> None:
     try:
         label = read_mat(source)["GTcls"]["Segmentation"][0, 0]  # (H, W)
     except (KeyError, ValueError, IndexError):
-        raise DataError(f"{source} holds no GTcls.Segmentation: is it of the folder cls of SBD?") from None
+        raise InputError(f"{source} holds no GTcls.Segmentation: is it of the folder cls of SBD?") from None
     save_label(label.astype(np.uint8), part)
 
 
@@ -29,7 +30,7 @@ def tasks(raw: Path, out: Path) -> list[Task]:
     places = (raw, raw / "dataset", raw / "benchmark_RELEASE" / "dataset")
     raw = next((place for place in places if (place / "cls").is_dir()), None)
     if raw is None:
-        raise DataNotFound(f"no folder cls in {', '.join(map(str, places))}; unpack SBD's benchmark.tgz there")
+        raise NotFound(f"no folder cls in {', '.join(map(str, places))}; unpack SBD's benchmark.tgz there")
     lists = out / "ImageSets" / "Segmentation"
     hint = "unpack VOCtrainval_11-May-2012.tar in the data root"
     voc_train = listed(lists / "train.txt", hint)

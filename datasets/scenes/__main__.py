@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from datasets.errors import DataError, script
 from datasets.scenes.scene import SPLITS, contact_sheet
+from proxyclip.errors import InputError, main_guard
 from proxyclip.files import write_image
 
 
-@script
+@main_guard
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m datasets.scenes", description="Makes a contact sheet of scenes.")
     parser.add_argument("--show", type=int, default=24, metavar="N", help="how many scenes, 1 to 400 (default 24)")
@@ -17,7 +17,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("scenes.png"), help="the picture to write")
     chosen = parser.parse_args(arguments)
     if not 1 <= chosen.show <= 400:
-        raise DataError(f"--show must be from 1 to 400, not {chosen.show}")
+        raise InputError(f"--show must be from 1 to 400, not {chosen.show}")
     write_image(chosen.out, contact_sheet(chosen.show, chosen.seed, chosen.size))
     print(chosen.out)
 

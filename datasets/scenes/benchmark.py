@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets import scenes
-from datasets.errors import DataError, nearest
 from datasets.folder import Sample
 from datasets.palettes import Colours
+from proxyclip.errors import InputError, nearest
 
 TRAINING = scenes.SPLITS["train"][:32_000]  # those that the embedded models learn from; there are more
 # Of every class its usual colour, where it has one, and far from the others'.
@@ -52,9 +52,9 @@ class DrawnScenes:
         return tuple(PALETTE[name] for name in self.classes)
 
     def open(self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False) -> "Drawing":
-        """The scenes of a split; DataError if there is no such split. Nothing is read, so `root` does not matter."""
+        """The scenes of a split; InputError if there is no such split. Nothing is read, so `root` does not matter."""
         if split not in self.splits:
-            raise DataError(f"{self.name} has no split {nearest(split, self.splits)}")
+            raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
         return Drawing(self.size, self.splits[split])
 
     def locate(self, root: str | Path | None = None, split: str = "test") -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from datasets.errors import DataError
 from datasets.scenes import layouts
 from datasets.scenes.canvas import unit
 from datasets.scenes.words import CLASSES, caption
+from proxyclip.errors import InputError
 
 SIZES = range(32, 513)
 SMALLEST = 200  # a part is told in the caption if it covers more than one of so many pixels
@@ -64,7 +64,7 @@ class Scene:
 def draw(seed, size=128):
     """One scene: image (size, size, 3) uint8 and label (size, size) int64, an index into CLASSES.
 
-    Raises DataError (a ValueError) for a negative seed or a size outside 32..512.
+    Raises InputError (a ValueError) for a negative seed or a size outside 32..512.
     """
     scene = compose(seed, size)
     return scene.image, scene.label
@@ -73,9 +73,9 @@ def draw(seed, size=128):
 def compose(seed, size=128):
     """The scene of a seed as a `Scene`; the arguments and errors of `draw`."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise DataError(f"seed must be a whole number from 0 on, not {seed!r}")
+        raise InputError(f"seed must be a whole number from 0 on, not {seed!r}")
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size not in SIZES:
-        raise DataError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, not {size!r}")
+        raise InputError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, not {size!r}")
     dice = Dice(int(seed))
     image, instances, parts = layouts.paint(int(size), dice)
     numbers = np.array([CLASSES.index(name) for name, _ in parts], np.int64)
