@@ -1,4 +1,4 @@
-"""What an evaluation needs beside a model.
+"""What an evaluation needs besides a model.
 
 A configuration is a Python file without control flow that sets `config`. It says which dataset, how its classes are
 asked for and how images are cut; the data root, the model and the device are flags of the script that reads it.
@@ -6,48 +6,66 @@ asked for and how images are cut; the data root, the model and the device are fl
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import get_type_hints
 
 from datasets.segmentation import SegmentationData
 from proxyclip.errors import InputError, nearest
+from proxyclip.options import check_type
 
-BACKGROUNDS = ("none", "threshold", "vocabulary")
+MODEL_FIELDS = ("short_side", "crop", "stride", "logit_scale")  # options of the model that a benchmark may set
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """One benchmark as it is run.
+    """One benchmark as it is run: its standard protocol.
 
-    data: a `SegmentationData`, or whatever has its name, classes, colours, splits, unseen, void_rule, open and locate,
-        as `DrawnScenes` does.
+    data: a `SegmentationData`, or whatever has its name, classes, colours, splits, unseen, void_rule, open and locate.
     prompts: class name -> the words that are asked for instead of the name, synonyms separated by "; ".
     background: what class 0 of a dataset with a background stands for.
         "none": a class like any other, and there need not be one. "threshold": the word "background", and all pixels
         whose winning probability is below `threshold`. "vocabulary": its prompts, a list of things that count as
         background, and all pixels below the threshold if one is set. Published scores depend on the list.
-    short_side, crop, stride: pixels: the image's short side after resizing, the side and the step of the windows.
+    short_side, crop, stride: pixels: the image's short side after resizing (0: not resized), the side (0: the whole
+        image) and the step of the windows; logit_scale: what cosines are multiplied with. None: the model's own.
+    split: of the dataset.
     """
 
     data: SegmentationData
     prompts: Mapping[str, str] = field(default_factory=dict)
     background: str = "none"
     threshold: float | None = None
-    short_side: int = 336
-    crop: int = 336
-    stride: int = 112
+    short_side: int | None = None
+    crop: int | None = None
+    stride: int | None = None
+    logit_scale: float | None = None
     split: str = "val"
 
     def __post_init__(self):
+        if isinstance(self.data, type) or not hasattr(self.data, "classes"):
+            raise InputError(f"data must be a dataset, such as SegmentationData(...), not {self.data!r}")
+        hints = get_type_hints(EvalConfig)
+        for entry in fields(self):
+            if entry.name not in ("data", "prompts"):
+                check_type(entry.name, getattr(self, entry.name), hints[entry.name])
+        if not isinstance(self.prompts, Mapping):
+            raise InputError(f"prompts must be a dict, class name -> words, not {self.prompts!r}")
         for name in self.prompts:
             if name not in self.data.classes:
                 raise InputError(f"prompts: {self.data.name} has no class {name!r}; {nearest(name, self.data.classes)}")
-        for name in ("short_side", "crop", "stride"):
-            if type(value := getattr(self, name)) is not int or value < 1:
-                raise InputError(f"{name} must be a whole number of pixels, at least 1, not {value!r}")
-        if self.stride > self.crop:
-            raise InputError(f"stride {self.stride} is larger than crop {self.crop}: windows would leave gaps")
-        if self.background not in BACKGROUNDS:
-            raise InputError(f"background must be one of {', '.join(BACKGROUNDS)}, not {self.background!r}")
+        for name, least in (("short_side", 0), ("crop", 0), ("stride", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name} must be a whole number of pixels, at least {least}, not {value}")
+        self._check_background()
+        if self.split not in self.data.splits:
+            raise InputError(
+                f"split: {self.data.name} has no split {self.split!r}; {nearest(self.split, self.data.splits)}"
+            )
+
+    def _check_background(self) -> None:
+        backgrounds = ("none", "threshold", "vocabulary")
+        if self.background not in backgrounds:
+            raise InputError(f"background must be one of {', '.join(backgrounds)}, not {self.background!r}")
         if self.background != "none" and self.data.classes[0] != "background":
             raise InputError(f"background={self.background}: class 0 of {self.data.name} is {self.data.classes[0]}")
         if self.background == "vocabulary" and "background" not in self.prompts:
@@ -56,12 +74,8 @@ class EvalConfig:
             raise InputError("background=threshold needs a threshold")
         if self.threshold is not None and self.background == "none":
             raise InputError(f"threshold={self.threshold} does not go with background=none; set threshold=none as well")
-        if self.threshold is not None and not (isinstance(self.threshold, float) and 0 < self.threshold < 1):
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"threshold must be a probability between 0 and 1, not {self.threshold!r}")
-        if self.split not in self.data.splits:
-            raise InputError(
-                f"split: {self.data.name} has no split {self.split!r}; {nearest(self.split, self.data.splits)}"
-            )
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -71,14 +85,16 @@ class EvalConfig:
             asked.pop("background", None)
         return tuple(asked.get(name, name) for name in self.data.classes)
 
+    @property
+    def model_options(self) -> dict:
+        """The model's options that this benchmark sets."""
+        return {name: value for name in MODEL_FIELDS if (value := getattr(self, name)) is not None}
+
     def protocol(self) -> dict:
-        """Everything here that a score depends on, as plain values: two runs with the same can be compared."""
+        """Everything here that a score depends on besides the model's options, as plain values."""
         return {
             "dataset": self.data.name,
             "split": self.split,
-            "short_side": self.short_side,
-            "crop": self.crop,
-            "stride": self.stride,
             "background": self.background,
             "threshold": self.threshold,
             "void": self.data.void_rule,

@@ -1,16 +1,16 @@
 """How a configuration file becomes its value, and how single fields are set from a command line."""
 
-import ast
 import re
 import runpy
 import traceback
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+from configs.base import EvalConfig
+from configs.class_file import read_words
 from proxyclip.errors import InputError, NotFound, nearest
-
-from .class_file import read_words
+from proxyclip.options import parse_option
 
 HERE = Path(__file__).resolve().parent
 
@@ -20,12 +20,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("cfg_*.py"))
 
 
-def load_config(name: str | Path):
-    """The value `config` of a configuration file: a path, or the name of a file in this folder, which may leave out
-    "cfg_" and ".py".
+def find_config(name: str | Path) -> Path:
+    """The file of a configuration: a path, or the name of a file in this folder, which may leave out "cfg_" and ".py".
 
-    Raises NotFound for an unknown name, and InputError for a file that does not set `config`, or sets a field that
-    does not exist; both suggest the nearest name.
+    Raises NotFound for an unknown name, with the nearest one.
     """
     path = Path(name)
     if path.parent == Path() and not path.is_file():
@@ -34,6 +32,16 @@ def load_config(name: str | Path):
     if not path.is_file():
         known = sorted(file.stem for file in HERE.glob("*.py") if "\nconfig = " in file.read_text())
         raise NotFound(f"there is no configuration {path.stem!r}; {nearest(path.stem, known)}; a path works too")
+    return path
+
+
+def load_config(name: str | Path) -> EvalConfig:
+    """The value `config` of a configuration file; see `find_config`.
+
+    Raises NotFound for an unknown name, and InputError for a file that does not set `config`, or sets a field that does
+    not exist.
+    """
+    path = find_config(name)
     try:
         found = runpy.run_path(str(path))
     except TypeError as error:
@@ -46,8 +54,9 @@ def load_config(name: str | Path):
         raise InputError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:
         raise InputError(f"{path} does not set `config`")
-    if not is_dataclass(found["config"]):
-        raise InputError(f"{path}: `config` is of type {type(found['config']).__name__}, not an EvalConfig")
+    if not isinstance(found["config"], EvalConfig):
+        what = found["config"].__name__ if isinstance(found["config"], type) else type(found["config"]).__name__
+        raise InputError(f"{path}: `config` is {what}, not a value EvalConfig(...)")
     return found["config"]
 
 
@@ -61,7 +70,7 @@ def _misspelt(error: TypeError) -> str:
     return f"{match[1]} has no field {match[2]!r}; {nearest(match[2], [entry.name for entry in fields(made)])}"
 
 
-def override(config, settings: list[str], others: Sequence[str] = ()):
+def override(config: EvalConfig, settings: Sequence[str], others: Sequence[str] = ()) -> EvalConfig:
     """The configuration with some fields replaced: ["short_side=448", "threshold=none", "words=my_classes.txt"].
 
     `words` is a class file for the dataset: its lines become the prompts. others: what can be set besides, elsewhere.
@@ -81,14 +90,5 @@ def override(config, settings: list[str], others: Sequence[str] = ()):
             if config.background == "threshold":  # the file says what the background is, too
                 changes.setdefault("background", "vocabulary")
         else:
-            changes[key] = value if isinstance(getattr(config, key), str) else _value(value)
+            changes[key] = parse_option(EvalConfig, key, value)
     return replace(config, **changes)
-
-
-def _value(text: str):
-    if text.lower() == "none":
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

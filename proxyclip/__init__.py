@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 # Imported when first used, so that `import proxyclip` does not wait for torch.
 _HOMES = {
     "load": "proxyclip.build",
-    "ProxyCLIP": "proxyclip.segmentor",
+    "Segmentor": "proxyclip.segmentor",
     "Segmentation": "proxyclip.segmentation",
     "InputError": "proxyclip.errors",
     "NotFound": "proxyclip.errors",

@@ -1,123 +1,109 @@
 """From names to a model that is ready: checks first, then the VFM and CLIP, then device and precision."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
-from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones import build_clip
 from proxyclip.backbones import vfm as vfms
 from proxyclip.errors import InputError, NotFound, nearest
+from proxyclip.methods import find_method
+from proxyclip.methods._training_free import check_crop
+from proxyclip.options import check_type, make_options
 from proxyclip.presets import find_preset, preset_names, recorded_name
-from proxyclip.segmentor import ATTENTIONS, ProxyCLIP, check_crop
-from proxyclip.sliding import Windows
-from proxyclip.text import check_templates, default_templates
+from proxyclip.segmentor import Segmentor
 
-MAE_SIZE = 224  # MAE is built for the window's size; without windows for its own
-PAPER = {
-    "beta": 1.2,
-    "gamma": 3.0,
-    "short_side": 336,
-    "crop": 336,
-    "stride": 112,
-    "multiple": 56,
-    "logit_scale": 40.0,
-    "templates": None,
-    "vfm_layer": None,
-    "known_words": None,
-}
+ONE_WINDOW = 224  # MAE is built for the size of a window; without windows for its own
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(
     preset: str | None = None,
     *,
+    method: str = "proxyclip",
     clip: str | None = None,
     vfm: str | None = None,
     checkpoint_clip: str | Path | None = None,
     checkpoint_vfm: str | Path | None = None,
-    attention: str = "proxy",
-    beta: float | None = None,
-    gamma: float | None = None,
-    short_side: int | None = None,
-    crop: int | None = None,
-    stride: int | None = None,
-    templates=None,
     vfm_features: str = "tokens",
     vfm_layer: int | None = None,
     device: str = "auto",
     precision: str = "auto",
-) -> ProxyCLIP:
+    **options,
+) -> Segmentor:
     """A model that segments, by the name of a pair (`proxyclip.presets()` lists them) or of its two halves.
 
-    clip: "ViT-B-16:openai", open_clip's names for architecture and weights; "ViT-B-16:random" for seeded random
-    weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like, "hf:ORGANISATION/MODEL", or
-    "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to use instead of a download.
-    attention: "proxy", or for comparison "value" (MaskCLIP) or "vanilla" (CLIP's own last block); those need no VFM.
-    beta, gamma: of the proxy attention (the paper's 1.2 and 3). short_side, crop, stride: in pixels, what the
-    photograph is resized to and how it is cut (336, 336 and 112; short_side 0: not resized; crop 0: one window).
-    templates: prompts with a {} for the name (CLIP's 80). vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer:
-    the VFM's block to take them from, counted from 1. A preset may have settings of its own.
-    device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is bf16 or fp16 on an
-    accelerator and fp32, exact, on a CPU.
+    method: "proxyclip", or for comparison "maskclip" (CLIP's last values as they are) or "clip" (CLIP's own last
+    block), which need no VFM. clip: "ViT-B-16:openai", open_clip's names for architecture and weights;
+    "ViT-B-16:random" for seeded random weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like,
+    "hf:ORGANISATION/MODEL", or "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to use instead
+    of a download. vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer: the VFM's block to take them from,
+    counted from 1. device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is bf16 or
+    fp16 on an accelerator and fp32, exact, on a CPU.
+
+    options: fields of the method's `Options`: short_side, crop, stride, multiple (pixels), logit_scale, templates, and
+    of ProxyCLIP beta and gamma; the paper's values where they are not given. A preset may have values of its own; they
+    belong to its pair and do not apply to another CLIP or VFM.
 
     Raises InputError for unusable values and NotFound for weights that are neither local nor reachable.
     """
-    if attention not in ATTENTIONS:
-        raise InputError(f"unknown attention {attention!r}; {nearest(attention, ATTENTIONS)}")
+    found = find_method(method)
     for file in (checkpoint_clip, checkpoint_vfm):
         if file is not None and not Path(file).is_file():
             raise NotFound(f"checkpoint {file} does not exist")
-    settings = dict(PAPER)
-    if preset is not None:
-        pair = find_preset(preset)
-        clip, vfm = clip or pair.clip, vfm or pair.vfm
-        settings |= pair.settings
-    if clip is None or (vfm is None and attention == "proxy"):
+    given = {"clip": clip, "vfm": vfm, "vfm_layer": vfm_layer}
+    models, options = with_preset(preset, given, options, found)
+    if models["clip"] is None or (models["vfm"] is None and found.NEEDS_VFM):
         raise InputError(f"name a preset, or a clip and a vfm; presets: {', '.join(preset_names())}")
-    given = {"beta": beta, "gamma": gamma, "short_side": short_side, "crop": crop, "stride": stride}
-    given |= {"templates": templates, "vfm_layer": vfm_layer}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    check_settings(settings)
+    check_type("vfm_layer", models["vfm_layer"], int | None)
+    options = make_options(found.Options, options, f"method {method}")
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
-    load_clip.parse(clip)
-    check_crop(settings["crop"], load_clip.patch_size(clip))
-    if attention == "proxy":
-        vfms.find(vfm.partition(":")[0])
-    seen = None
-    if attention == "proxy":
-        window = settings["crop"] or MAE_SIZE
-        seen = vfms.load(vfm, checkpoint_vfm, features=vfm_features, layer=settings["vfm_layer"], window=window)
-    model = ProxyCLIP(
-        load_clip.load(clip, checkpoint_clip),
-        seen,
-        default_templates() if settings["templates"] is None else check_templates(settings["templates"]),
-        attention,
-        settings["beta"],
-        settings["gamma"],
-        settings["short_side"],
-        Windows(settings["crop"], settings["stride"], settings["multiple"]),
-        settings["logit_scale"],
-        settings["known_words"],
-    )
+    build_clip.parse(models["clip"])
+    check_crop(options.crop, build_clip.patch_size(models["clip"]))
+    vfm_model = None
+    if found.NEEDS_VFM:
+        vfm_model = vfms.load(
+            models["vfm"],
+            checkpoint_vfm,
+            features=vfm_features,
+            layer=models["vfm_layer"],
+            window=options.crop or ONE_WINDOW,
+        )
+        check_crop(options.crop, vfm_model.patch_size)
+    model = found.Method(build_clip.load(models["clip"], checkpoint_clip), vfm_model, options)
+    model.known_words = models["known_words"]
     for half in filter(None, (model.clip, model.vfm)):
         half.name = recorded_name(half.name)
     return model.set_precision(dtype).to(place).eval()
 
 
-def check_settings(settings: dict) -> None:
-    """What can be said before a model is loaded."""
-    for name in ("beta", "gamma", "short_side", "crop", "stride"):
-        if not isinstance(settings[name], (int, float)):
-            raise InputError(f"{name} must be a number, not {settings[name]!r}")
-    Windows(settings["crop"], settings["stride"], settings["multiple"])
-    if settings["templates"] is not None:
-        check_templates(settings["templates"])
-    if settings["short_side"] < 0:
-        raise InputError(f"short_side is {settings['short_side']}; choose a length in pixels, or 0 to resize nothing")
-    if not (settings["beta"] >= 0 and settings["gamma"] > 0):
-        wrong = f"beta is {settings['beta']} and gamma {settings['gamma']}"
-        raise InputError(f"{wrong}; beta must not be negative and gamma must be positive")
+def with_preset(preset: str | None, models: dict, options: dict, method) -> tuple[dict, dict]:
+    """The models and options with the preset's in the place of what is not given.
+
+    The preset's options belong to its pair: they apply only where none of the models that the method uses is replaced.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(options.get("templates"), (str, list)):
+        given = options["templates"]
+        options["templates"] = (given,) if isinstance(given, str) else tuple(given)
+    if preset is None:
+        return models | {"known_words": None}, options
+    pair = find_preset(preset)
+    own_clip = models["clip"] in (None, pair.clip)
+    own_vfm = not method.NEEDS_VFM or models["vfm"] in (None, pair.vfm)
+    if own_clip and own_vfm:
+        known = {field.name for field in fields(method.Options)}
+        options = {name: value for name, value in pair.options.items() if name in known} | options
+    if own_vfm and models["vfm_layer"] is None:
+        models = models | {"vfm_layer": pair.vfm_layer}
+    return {
+        "clip": models["clip"] or pair.clip,
+        "vfm": models["vfm"] or pair.vfm,
+        "vfm_layer": models["vfm_layer"],
+        "known_words": pair.known_words if own_clip else None,
+    }, options
 
 
 def resolve_device(device: str) -> torch.device:

@@ -29,8 +29,9 @@ MINI = Path(__file__).parent / "mini"
 class Preset:
     """A CLIP and a VFM, and what a user wants to know before downloading them.
 
-    `parameters` and `megabytes` (10^6 bytes to download, about) count both models. `settings` holds what differs from
-    the paper's settings; `sources` are the hub's repositories.
+    `parameters` and `megabytes` (10^6 bytes to download, about) count both models; `sources` are the hub's
+    repositories. `options` holds what differs from the methods' own values, `vfm_layer` the VFM's block to take
+    features from (None: the last), `known_words` all names that a CLIP with a small vocabulary has learnt.
     """
 
     name: str
@@ -40,7 +41,9 @@ class Preset:
     megabytes: int
     sources: tuple[str, str]
     licence: str
-    settings: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    vfm_layer: int | None = None
+    known_words: tuple[str, ...] | None = None
 
 
 def preset_names() -> list[str]:
@@ -66,16 +69,26 @@ def find_preset(name: str) -> Preset:
 
 def embedded() -> Preset:
     """The tiny pair that is part of this package, with its own settings; see mini/MODEL_CARD.md."""
-    settings = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
-    parameters = settings.pop("parameters")
-    sources = ("part of this package",) * 2
-    return Preset("mini", str(MINI / "clip"), f"dino:{MINI / 'vfm'}", parameters, 0, sources, "Apache-2.0", settings)
+    facts = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["options"].items()}
+    return Preset(
+        name="mini",
+        clip=str(MINI / "clip"),
+        vfm=f"dino:{MINI / 'vfm'}",
+        parameters=facts["parameters"],
+        megabytes=0,
+        sources=("part of this package",) * 2,
+        licence="Apache-2.0",
+        options=options,
+        vfm_layer=facts["vfm_layer"],
+        known_words=tuple(facts["known_words"]),
+    )
 
 
 def recorded_name(name: str) -> str:
     """A model's name as results tell it: the embedded ones without the folder they are installed in."""
     own = embedded()
-    name = name.replace(f"{own.vfm} layer {own.settings['vfm_layer']}", own.vfm)  # the layer it is made for
+    name = name.replace(f"{own.vfm} layer {own.vfm_layer}", own.vfm)  # the layer it is made for
     return name.replace(own.vfm, "mini-vfm").replace(own.clip, "mini-clip")
 
 

@@ -1,5 +1,6 @@
 """The words to look for: classes, and the several names that a class may have."""
 
+import warnings
 from dataclasses import dataclass
 
 from proxyclip.errors import InputError, nearest
@@ -38,6 +39,11 @@ class Vocabulary:
             seen[name.strip()] = index
         return cls(classes, *split_queries(classes))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called, for models that take names instead of queries."""
+        return self.classes
+
     def index(self, name: str) -> int:
         """The class of that name, as given or by one of its several names."""
         if name in self.classes:
@@ -57,3 +63,17 @@ def class_lines(text: str) -> list[str]:
     """The classes of a class file: one a line; a newline at the end of the last line adds none."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def warn_unknown(vocabulary: Vocabulary, known: tuple[str, ...] | None) -> None:
+    """Warns of names with words that a CLIP of a small vocabulary, `known`, has never seen."""
+    if known is None:
+        return
+    single = {word for name in known for word in name.lower().split()}
+    unknown = [query for query in vocabulary.queries if not {*query.lower().split()} <= single]
+    if unknown:
+        warnings.warn(
+            f"the embedded CLIP has never seen {', '.join(unknown)}; it knows {', '.join(known)}. "
+            'For other words load a real pair, such as "vitb16-dino"',
+            stacklevel=5,
+        )

@@ -11,7 +11,6 @@ from proxyclip.backbones.clip import DenseCLIP, run_block
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.errors import InputError
 from proxyclip.image_io import normalise
-from proxyclip.sliding import Windows
 
 TOWERS = [
     {},
@@ -184,10 +183,10 @@ def test_half_precision_keeps_the_text_in_float32():
     assert model.window_scores(images(2, 48, 72), torch.eye(3, 16)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("attention", ["proxy", "value", "vanilla"])
-def test_the_libraries_are_left_as_they_were(attention):
+@pytest.mark.parametrize("method", ["proxyclip", "maskclip", "clip"])
+def test_the_libraries_are_left_as_they_were(method):
     """No hook, no attribute of an instance or class replaced."""
-    model = tiny_clip.model(Windows(40, 24), attention=attention)
+    model = tiny_clip.model(method, crop=40, stride=24)
     classes = {type(module) for module in model.modules() if not type(module).__module__.startswith("proxyclip")}
     methods = {cls: dict(vars(cls)) for cls in classes}
     attributes = {name: dict(vars(module)) for name, module in model.named_modules()}

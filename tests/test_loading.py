@@ -22,7 +22,7 @@ from proxyclip.backbones.weights import download, read_checkpoint
 from proxyclip.build import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
 from proxyclip.presets import CLIPS, PAIRS, find_preset, preset_names
-from proxyclip.sliding import Windows
+from proxyclip.sliding import SlidingWindows
 
 CLASSES = ["cat", "dog; hound", "sky", "red car"]
 
@@ -141,7 +141,14 @@ def test_names_of_clips(spec, expected):
         ({"clip": "ViT-B-16:opnai", "vfm": "dino"}, "unknown weights 'opnai' of CLIP ViT-B-16; did you mean openai"),
         ({"clip": "RN50:openai", "vfm": "dino"}, "CLIP 'RN50' has no plain vision transformer.*ViT-B-16"),
         ({"clip": "ViT-B-16", "vfm": "dino-vitb9"}, "unknown VFM 'dino-vitb9'; did you mean dino-vitb8"),
-        ({"preset": "vitb16-dino", "attention": "proxi"}, "unknown attention 'proxi'; did you mean proxy"),
+        ({"preset": "vitb16-dino", "method": "proxiclip"}, "unknown method 'proxiclip'; did you mean proxyclip"),
+        ({"preset": "vitb16-dino", "betta": 1.2}, "method proxyclip has no option 'betta'; did you mean beta"),
+        ({"preset": "vitb16-dino", "method": "maskclip", "beta": 1.2}, "method maskclip has no option 'beta'"),
+        ({"preset": "vitb16-dino", "beta": "1.2"}, "beta must be a finite number, not '1.2'"),
+        ({"preset": "vitb16-dino", "short_side": 336.5}, "short_side must be a whole number, not 336.5"),
+        ({"preset": "vitb16-dino", "logit_scale": float("inf")}, "logit_scale must be a finite number, not inf"),
+        ({"preset": "vitb16-dino", "logit_scale": 0}, "logit_scale is 0.0; it must be positive"),
+        ({"preset": "vitb16-dino", "crop": True}, "crop must be a whole number, not True"),
         ({"preset": "vitb16-dino", "device": "gpu"}, "unknown device 'gpu'.*Known: auto, cpu, cuda, mps"),
         ({"preset": "vitb16-dino", "precision": "fp61"}, "unknown precision 'fp61'; did you mean fp16"),
         ({}, "name a preset, or a clip and a vfm; presets: mini, vitb16-dino"),
@@ -152,8 +159,8 @@ def test_names_of_clips(spec, expected):
         ({"preset": "vitb16-dino", "crop": 100}, "stride 112 above crop 100 would leave gaps"),
         ({"preset": "vitb16-dino", "short_side": -1}, "short_side is -1"),
         ({"preset": "vitb16-dino", "beta": -0.1}, "beta is -0.1 and gamma 3.0"),
-        ({"preset": "vitb16-dino", "beta": float("nan")}, "beta is nan"),
-        ({"preset": "vitb16-dino", "gamma": 0}, "gamma 0; .* gamma must be positive"),
+        ({"preset": "vitb16-dino", "beta": float("nan")}, "beta must be a finite number, not nan"),
+        ({"preset": "vitb16-dino", "gamma": 0}, "gamma 0.0; .* gamma must be positive"),
         ({"preset": "vitb16-dino", "templates": ["a photo"]}, "template 'a photo' has no {}"),
         ({"preset": "vitb16-dino", "templates": []}, "no prompt templates"),
     ],
@@ -187,13 +194,13 @@ def test_automatic_precision():
 @pytest.mark.parametrize(
     ("windows", "clip", "sentence"),
     [
-        (Windows(7, 4), {}, "crop 7 is smaller than one patch of 8 pixels; choose crop >= 8"),
-        (Windows(8, 4), {"vision": {"patch_size": 16}}, "crop 8 is smaller than one patch of 16 pixels"),
+        ((7, 4), {}, "crop 7 is smaller than one patch of 8 pixels; choose crop >= 8"),
+        ((8, 4), {"vision": {"patch_size": 16}}, "crop 8 is smaller than one patch of 16 pixels"),
     ],
 )
 def test_crop_smaller_than_a_patch(windows, clip, sentence):
     with pytest.raises(InputError, match=sentence):
-        tiny_clip.model(windows, clip=tiny_clip.clip(**clip))
+        tiny_clip.model(crop=windows[0], stride=windows[1], clip=tiny_clip.clip(**clip))
 
 
 # Weights that are not there
@@ -394,22 +401,22 @@ def test_load_hands_everything_on(folders):
         **folders, beta=1.1, gamma=4.0, short_side=50, crop=48, stride=16, templates=["the {}"],
         vfm_features="k", vfm_layer=2, device="cpu",
     )  # fmt: skip
-    assert isinstance(model, proxyclip.ProxyCLIP) and not model.training
-    assert model.settings == {
-        "clip": folders["clip"], "vfm": folders["vfm"] + " k layer 2", "attention": "proxy",
+    assert isinstance(model, proxyclip.Segmentor) and not model.training
+    assert model.settings() == {
+        "method": "ProxyCLIP", "clip": folders["clip"], "vfm": folders["vfm"] + " k layer 2",
         "beta": 1.1, "gamma": 4.0, "short_side": 50,
         "crop": 48, "stride": 16, "multiple": 56, "logit_scale": 40.0, "precision": "float32", "templates": 1,
     }  # fmt: skip
-    assert model.windows == Windows(48, 16) and model.templates == ("the {}",)
+    assert model.windows == SlidingWindows(48, 16, 56, min_side=8) and model.templates == ("the {}",)
     assert model.vfm.features == "k" and len(model.vfm.vit.blocks) == 2
 
 
-@pytest.mark.parametrize("attention", ["value", "vanilla"])
-def test_without_proxy_attention_no_vfm_is_needed(folders, attention):
-    model = proxyclip.load(clip=folders["clip"], **small(attention=attention))
+@pytest.mark.parametrize(("method", "printed"), [("maskclip", "MaskCLIP"), ("clip", "CLIP")])
+def test_methods_that_need_no_vfm(folders, method, printed):
+    model = proxyclip.load(clip=folders["clip"], **small(method=method))
     assert model.vfm is None
     result = model.segment(tiny_clip.photograph(50, 70), CLASSES)
-    assert result.settings["vfm"] is None and result.settings["attention"] == attention
+    assert result.settings["vfm"] is None and result.settings["method"] == printed
 
 
 def test_preset_with_files(tmp_path, monkeypatch):

@@ -1,15 +1,19 @@
 """The embedded pair: it loads as every other one does, knows its drawn world, and says what it does not know."""
 
 import json
+import shutil
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_clip
 
 import proxyclip
 from datasets import scenes
 from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.methods.proxyclip import Options
 from proxyclip.presets import MINI, find_preset
 
 SEEDS = list(scenes.SPLITS["tune"])[:8]
@@ -28,7 +32,7 @@ def miou(drawn, **options) -> float:
 
 
 def test_the_proxy_attention_helps(drawn):
-    vanilla, value, proxy = (miou(drawn, attention=attention) for attention in ("vanilla", "value", "proxy"))
+    vanilla, value, proxy = (miou(drawn, method=method) for method in ("clip", "maskclip", "proxyclip"))
     assert proxy > 65
     assert proxy > value + 5
     assert value > vanilla + 20
@@ -41,12 +45,25 @@ def test_half_precision_changes_little(drawn):
 def test_its_own_settings_are_used_and_can_be_replaced():
     stored = json.loads((MINI / "mini.json").read_text())
     model = proxyclip.load("mini")
-    assert (model.gamma, model.windows.crop, model.windows.multiple) == (
-        *(stored["gamma"], stored["crop"], stored["multiple"]),
-    )
-    assert model.templates == tuple(stored["templates"])
+    assert asdict(model.options) == stored["options"] | {"templates": tuple(stored["options"]["templates"])}
+    assert model.known_words == tuple(stored["known_words"])
     assert len(model.vfm.vit.blocks) == stored["vfm_layer"]
-    assert proxyclip.load("mini", gamma=3.0).gamma == 3.0
+    assert proxyclip.load("mini", gamma=3.0).options.gamma == 3.0
+
+
+def test_a_preset_s_options_belong_to_its_pair(tmp_path):
+    """Another CLIP or VFM inside a preset takes the method's own values."""
+    clip = tiny_clip.save_folder(tmp_path / "clip")
+    model = proxyclip.load("mini", clip=clip)
+    assert asdict(model.options) == asdict(Options()) and model.known_words is None
+    assert len(model.vfm.vit.blocks) == find_preset("mini").vfm_layer  # the VFM is still the preset's
+    vfm = find_preset("mini").vfm.removeprefix("dino:")
+    copy = shutil.copytree(vfm, tmp_path / "vfm")
+    model = proxyclip.load("mini", vfm=f"dino:{copy}")
+    assert asdict(model.options) == asdict(Options()) and model.known_words is not None
+    assert len(model.vfm.vit.blocks) > find_preset("mini").vfm_layer
+    other = proxyclip.load("mini", method="maskclip", vfm=f"dino:{copy}")  # which uses no VFM
+    assert other.options.crop == find_preset("mini").options["crop"]
 
 
 def test_its_parameters_are_counted():
@@ -59,7 +76,7 @@ def test_its_parameters_are_counted():
 def test_unknown_words_are_named():
     model = proxyclip.load("mini")
     image = np.zeros((64, 96, 3), np.uint8)
-    with pytest.warns(UserWarning, match="never met zebra, aardvark; it knows .*brick wall") as caught:
+    with pytest.warns(UserWarning, match="has never seen zebra, aardvark; it knows .*brick wall") as caught:
         model.segment(image, ["red car", "zebra; Car", "aardvark"])
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -10,14 +10,13 @@ from PIL import Image
 
 import proxyclip
 from proxyclip.errors import InputError, NotFound
-from proxyclip.sliding import Windows
 
 CLASSES = ["cat", "dog; hound", "sky"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_clip.model(Windows(40, 24))
+    return tiny_clip.model(crop=40, stride=24)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_the_result(result, photograph, model):
 
 
 def test_the_settings(result, model):
-    assert json.loads(json.dumps(result.settings)) == model.settings | {"threshold": 0.0}
+    assert json.loads(json.dumps(result.settings)) == model.settings() | {"threshold": 0.0}
     assert result.settings["crop"] == 40 and result.settings["vfm"] == "tiny"
 
 
@@ -112,7 +111,7 @@ def test_one_at_a_time(model, photograph):
         ("cat", {}, r"write \['cat'\]"),
         (["cat", "cat"], {}, "class 'cat' is given twice, as number 0 and 1"),
         (["cat", ""], {}, "class 1 .* has an empty name"),
-        (CLASSES, {"threshold": 1.5}, "threshold is 1.5; it is a probability"),
+        (CLASSES, {"threshold": 1.5}, "threshold is 1.5: it is a probability"),
         (CLASSES, {"threshold": -0.1}, "threshold is -0.1"),
         (CLASSES, {"threshold": float("nan")}, "threshold is nan"),
         (CLASSES, {"batch_windows": 0}, "batch_windows is 0"),

@@ -1,7 +1,5 @@
 """The engine against the slow and obvious way of tests/step_by_step.py, on random weights."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import step_by_step
@@ -9,10 +7,16 @@ import tiny_clip
 import torch
 
 from proxyclip.image_io import resize, scaled_size, to_tensor
-from proxyclip.sliding import Decision, Windows, decide, mosaics
+from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.vocabulary import Vocabulary
 
+KINDS = {"ProxyCLIP": "proxy", "MaskCLIP": "value", "CLIP": "vanilla"}  # in step_by_step
 CLASSES = ("cat", "a dog; hound; wolf", "sky", "red car; truck", "grass")
+
+
+def sizes(crop: int, stride: int, multiple: int = 56) -> dict:
+    return {"crop": crop, "stride": stride, "multiple": multiple}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,10 @@ def slowly(model, photograph, classes, threshold=0.0):
     else:
         resized = photograph
     return step_by_step.segment(
-        model.clip, model.vfm, model.embed_words(vocabulary), vocabulary.class_of_query, to_tensor(resized),
-        model.windows.crop, model.windows.stride, photograph.shape[:2], attention_kind=model.attention,
-        beta=model.beta, gamma=model.gamma, logit_scale=model.logit_scale, threshold=threshold,
-        multiple=model.windows.multiple,
+        model.clip, model.vfm, model.encode_classes(vocabulary), vocabulary.class_of_query, to_tensor(resized),
+        model.windows.crop, model.windows.stride, photograph.shape[:2], attention_kind=KINDS[model.method],
+        beta=getattr(model.options, "beta", 0), gamma=getattr(model.options, "gamma", 0),
+        logit_scale=model.label_rule.scale, threshold=threshold, multiple=model.windows.multiple,
     )  # fmt: skip
 
 
@@ -94,38 +98,38 @@ def compare(model, size, margins, classes=CLASSES, threshold=0.0, seed=0, least_
 @pytest.mark.parametrize(
     ("size", "windows", "short_side"),
     [
-        pytest.param((48, 72), Windows(72, 24, 8), 0, id="one window"),
-        pytest.param((70, 101), Windows(56, 24), 0, id="many windows"),
-        pytest.param((70, 101), Windows(40, 16), 0, id="padding"),
-        pytest.param((37, 83), Windows(56, 16), 0, id="side below the crop"),
-        pytest.param((83, 29), Windows(48, 48), 0, id="narrow, no overlap"),
-        pytest.param((33, 45), Windows(80, 16), 0, id="picture below the crop"),
-        pytest.param((66, 93), Windows(40, 24, 16), 0, id="padded to 16"),
-        pytest.param((66, 93), Windows(40, 24, 1), 0, id="not padded"),
-        pytest.param((61, 90), Windows(56, 24), 44, id="made smaller"),
-        pytest.param((40, 31), Windows(56, 24), 62, id="enlarged"),
-        pytest.param((61, 90), Windows(0, 1), 0, id="whole"),
-        pytest.param((61, 90), Windows(0, 1), 72, id="whole, enlarged"),
+        pytest.param((48, 72), sizes(72, 24, 8), 0, id="one window"),
+        pytest.param((70, 101), sizes(56, 24), 0, id="many windows"),
+        pytest.param((70, 101), sizes(40, 16), 0, id="padding"),
+        pytest.param((37, 83), sizes(56, 16), 0, id="side below the crop"),
+        pytest.param((83, 29), sizes(48, 48), 0, id="narrow, no overlap"),
+        pytest.param((33, 45), sizes(80, 16), 0, id="picture below the crop"),
+        pytest.param((66, 93), sizes(40, 24, 16), 0, id="padded to 16"),
+        pytest.param((66, 93), sizes(40, 24, 1), 0, id="not padded"),
+        pytest.param((61, 90), sizes(56, 24), 44, id="made smaller"),
+        pytest.param((40, 31), sizes(56, 24), 62, id="enlarged"),
+        pytest.param((61, 90), sizes(0, 1), 0, id="whole"),
+        pytest.param((61, 90), sizes(0, 1), 72, id="whole, enlarged"),
     ],
 )
 @torch.inference_mode()
 def test_windows(parts, margins, size, windows, short_side):
-    model = tiny_clip.model(windows, short_side, **parts)
+    model = tiny_clip.model(**windows, short_side=short_side, **parts)
     compare(model, size, margins)
 
 
-@pytest.mark.parametrize("attention", ["value", "vanilla"])
+@pytest.mark.parametrize("method", ["maskclip", "clip"])
 @pytest.mark.parametrize("crop", [0, 40])
-def test_attentions(parts, margins, attention, crop):
-    model = tiny_clip.model(Windows(crop, 24), attention=attention, **parts)
+def test_methods(parts, margins, method, crop):
+    model = tiny_clip.model(**sizes(crop, 24), method=method, **parts)
     compare(model, (61, 83), margins)
 
 
-def test_the_three_attentions_differ(parts):
+def test_the_three_methods_differ(parts):
     photograph = tiny_clip.photograph(61, 83)
     maps = [
-        tiny_clip.model(Windows(40, 24), attention=attention, **parts).segment(photograph, CLASSES).confidence
-        for attention in ("proxy", "value", "vanilla")
+        tiny_clip.model(**sizes(40, 24), method=method, **parts).segment(photograph, CLASSES).confidence
+        for method in ("proxyclip", "maskclip", "clip")
     ]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(maps[one] - maps[other]).max() > 0.01
@@ -133,7 +137,7 @@ def test_the_three_attentions_differ(parts):
 
 @pytest.mark.parametrize(("beta", "gamma", "scale"), [(0.5, 6.0, 40.0), (1.4, 1.0, 15.0), (0.0, 3.0, 40.0)])
 def test_beta_gamma_and_scale(parts, margins, beta, gamma, scale):
-    model = tiny_clip.model(Windows(56, 24), beta=beta, gamma=gamma, logit_scale=scale, **parts)
+    model = tiny_clip.model(**sizes(56, 24), beta=beta, gamma=gamma, logit_scale=scale, **parts)
     compare(model, (61, 83), margins)
 
 
@@ -146,16 +150,16 @@ def test_beta_gamma_and_scale(parts, margins, beta, gamma, scale):
     ],
 )
 def test_classes(parts, margins, classes):
-    compare(tiny_clip.model(Windows(56, 24), **parts), (61, 83), margins, classes)
+    compare(tiny_clip.model(**sizes(56, 24), **parts), (61, 83), margins, classes)
 
 
 def test_one_class_is_certain(parts):
-    result = tiny_clip.model(Windows(56, 24), **parts).segment(tiny_clip.photograph(30, 41), ["cat"])
+    result = tiny_clip.model(**sizes(56, 24), **parts).segment(tiny_clip.photograph(30, 41), ["cat"])
     assert (result.labels == 0).all() and (result.confidence == 1).all()
 
 
 def test_more_classes_than_a_byte_holds(parts, margins):
-    model, photograph = tiny_clip.model(Windows(56, 24), **parts), tiny_clip.photograph(45, 61)
+    model, photograph = tiny_clip.model(**sizes(56, 24), **parts), tiny_clip.photograph(45, 61)
     names = [f"thing number {index}" for index in range(300)]
     winner = names[np.bincount(model.segment(photograph, names).labels.ravel()).argmax()]
     classes = sorted(names, key=winner.__eq__)  # the winner last
@@ -168,26 +172,25 @@ def test_more_classes_than_a_byte_holds(parts, margins):
 
 @torch.inference_mode()
 def test_names_of_a_class_need_not_be_neighbours(parts, margins):
-    """A vocabulary keeps them together; whoever calls `decide` may not."""
-    model, size, owners = tiny_clip.model(Windows(40, 16), **parts), (61, 83), [2, 0, 1, 0, 2, 1]
-    words = model.embed_words(Vocabulary.parse(["cat; dog; sky; red car; truck; grass"]))
+    """A vocabulary keeps them together; whoever calls `label_map` may not."""
+    model, size, owners = tiny_clip.model(**sizes(40, 16), **parts), (61, 83), [2, 0, 1, 0, 2, 1]
+    text = model.encode_classes(Vocabulary.parse(["cat; dog; sky; red car; truck; grass"]))
     for seed in range(40):
         margins.clear()
         picture = to_tensor(tiny_clip.photograph(*size, seed))
-        labels, probabilities = step_by_step.segment(model.clip, model.vfm, words, owners, picture, 40, 16, (50, 99))
+        labels, probabilities = step_by_step.segment(model.clip, model.vfm, text, owners, picture, 40, 16, (50, 99))
         if min(margins) > 1e-6:
             break
-    scores = partial(model.window_scores, words=words)
-    mosaic = next(mosaics(scores, [picture], model.windows, model.clip.mean, 1))
-    got, confidence, kept = decide(mosaic, model.windows, (50, 99), Decision(torch.tensor(owners)), range(3))
-    torch.testing.assert_close(torch.stack([kept[k] for k in range(3)]), probabilities, atol=1e-5, rtol=0)
+    scores = model.image_scores(picture, text)
+    got, confidence, maps = label_map(scores, (50, 99), model.label_rule, torch.tensor(owners), keep=range(3))
+    torch.testing.assert_close(torch.stack([maps[k] for k in range(3)]), probabilities, atol=1e-5, rtol=0)
     torch.testing.assert_close(confidence, probabilities.amax(0), atol=1e-5, rtol=0)
     clear = probabilities.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-5
     assert torch.equal(got[clear], labels[clear]) and len(labels.unique()) == 3
 
 
 def test_threshold(parts, margins):
-    model = tiny_clip.model(Windows(56, 24), **parts)
+    model = tiny_clip.model(**sizes(56, 24), **parts)
     confidence = model.segment(tiny_clip.photograph(61, 83), CLASSES).confidence
     threshold = float(np.quantile(confidence, 0.4))
     photograph, labels, probabilities = calm(model, (61, 83), CLASSES, margins, threshold)
@@ -201,12 +204,12 @@ def test_threshold(parts, margins):
 
 @pytest.mark.parametrize("size", [(1, 50), (50, 1), (1, 1)])
 def test_one_row_or_column(parts, margins, size):
-    compare(tiny_clip.model(Windows(40, 16), **parts), size, margins, least_classes=1)
+    compare(tiny_clip.model(**sizes(40, 16), **parts), size, margins, least_classes=1)
 
 
 @pytest.mark.parametrize("size", [(1, 7), (7, 1)])
 def test_one_row_or_column_enlarged(parts, margins, size):
-    result = compare(tiny_clip.model(Windows(32, 16), short_side=20, **parts), size, margins, least_classes=1)
+    result = compare(tiny_clip.model(**sizes(32, 16), short_side=20, **parts), size, margins, least_classes=1)
     assert result.labels.shape == size
 
 
@@ -218,7 +221,7 @@ def batch(parts):
     """Photographs of different sizes, and each one's result on its own."""
     with pytest.MonkeyPatch.context() as patch:
         margins = watch_margins(patch)
-        model = tiny_clip.model(Windows(48, 24, 8), **parts)
+        model = tiny_clip.model(**sizes(48, 24, 8), **parts)
         photographs = [calm(model, size, CLASSES, margins, seed=3 * i)[0] for i, size in enumerate(SIZES)]
     return model, photographs, [model.segment(photograph, CLASSES, probabilities=CLASSES) for photograph in photographs]
 
@@ -235,25 +238,24 @@ def test_batches_of_different_sizes(batch, batch_windows):
 
 
 @pytest.fixture(scope="module")
-def mosaic():
-    windows = Windows(40, 16, 56)
+def scores():
     generator = torch.Generator().manual_seed(0)
 
-    def scores(crops):
+    def window_scores(crops):
         return torch.rand(len(crops), 6, 5, 9, generator=generator) / 5
 
-    return next(mosaics(scores, [torch.zeros(3, 61, 83)], windows, (0.5, 0.5, 0.5), 4)), windows
+    return next(score_images(window_scores, [torch.zeros(3, 61, 83)], SlidingWindows(40, 16, 56), torch.zeros(3), 4))
 
 
 @pytest.mark.parametrize("elements", [1, 700, 10**9])
 @pytest.mark.parametrize("columns", [1, 17, 10**6])
-def test_tiles_make_no_difference(mosaic, elements, columns):
-    mosaic, windows = mosaic
-    decision = Decision(torch.tensor([0, 1, 2, 0, 3, 1]), threshold=0.3)
-    labels, confidence, kept = decide(mosaic, windows, (70, 99), decision, range(4))
-    again, same, maps = decide(mosaic, windows, (70, 99), decision, range(4), elements, columns)
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_tiles_make_no_difference(scores, elements, columns, sigmoid):
+    rule, owners = LabelRule(40.0, window_sigmoid=sigmoid, threshold=0.3), torch.tensor([0, 1, 2, 0, 3, 1])
+    labels, confidence, maps = label_map(scores, (70, 99), rule, owners, keep=range(4))
+    again, same, others = label_map(scores, (70, 99), rule, owners, keep=range(4), tile=(elements, columns))
     torch.testing.assert_close(same, confidence, atol=2e-6, rtol=0)
     assert (again != labels).float().mean() < 1e-3
-    assert len(labels.unique()) == 4
+    assert len(labels.unique()) == 4 or sigmoid
     for index in range(4):
-        torch.testing.assert_close(maps[index], kept[index], atol=2e-6, rtol=0)
+        torch.testing.assert_close(others[index], maps[index], atol=2e-6, rtol=0)

@@ -13,8 +13,8 @@ from tiny_model import CLIP
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm.dino import DINO
-from proxyclip.segmentor import ProxyCLIP
-from proxyclip.sliding import Windows
+from proxyclip.methods import find_method
+from proxyclip.segmentor import Segmentor
 
 TEMPLATES = ("a {}.", "a photo of a {}")
 
@@ -57,10 +57,14 @@ def vfm(channels: int = 48) -> DINO:
     return model
 
 
-def model(windows: Windows | None = None, short_side: int = 0, **options) -> ProxyCLIP:
-    """A whole model; by default pictures keep their size."""
+def model(method: str = "proxyclip", **options) -> Segmentor:
+    """A whole model; by default images keep their size."""
     parts = {"clip": options.pop("clip", None) or clip(), "vfm": options.pop("vfm", None) or vfm()}
-    return ProxyCLIP(**parts, templates=TEMPLATES, short_side=short_side, windows=windows, **options).eval()
+    found = find_method(method)
+    known_words = options.pop("known_words", None)
+    options = found.Options(**{"templates": TEMPLATES, "short_side": 0} | options)
+    parts["vfm"] = parts["vfm"] if found.NEEDS_VFM else None
+    return found.Method(**parts, options=options, known_words=known_words).eval()
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:

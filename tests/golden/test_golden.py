@@ -14,9 +14,11 @@ from golden.cases import FOLDER, all_cases
 
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.image_io import denormalise, normalise, resize, scaled_size, to_tensor
-from proxyclip.methods.proxyclip import proxy_attention
-from proxyclip.segmentor import ProxyCLIP
-from proxyclip.sliding import Decision, Windows, cut, decide, mosaics, stitching_matrix
+from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.methods.clip import CLIP
+from proxyclip.methods.proxyclip import Options, ProxyCLIP, proxy_attention
+from proxyclip.sliding import SlidingWindows, cut, score_images
+from proxyclip.stitching import axis_taps
 from proxyclip.text import default_templates, encode_prompts, encode_queries
 from proxyclip.vocabulary import Vocabulary, class_lines, split_queries
 
@@ -66,11 +68,11 @@ def check_clip_dense(case):
     tokens = clip.before_last_block(images)
     close(tokens, t["tokens_before_last_block"], 2e-5, "tokens_before_last_block")
     close(clip.visual.transformer.resblocks[-1].ln_1(tokens), t["last_ln_1"], 2e-5, "last_ln_1")
-    close(clip.vanilla(images).flatten(2).mT, t["out_no_ex"], 2e-5, "out_no_ex")
+    close(CLIP(clip, None, Options(templates=("{}",))).embed(images).flatten(2).mT, t["out_no_ex"], 2e-5, "out_no_ex")
     for name in settings["ex_grids"]:
         features = t[f"ex_feats_{name}"]
-        model = ProxyCLIP(clip, features_only(features), ("{}",), beta=settings["beta"], gamma=settings["gamma"])
-        out = model.patch_embeddings(images).flatten(2).mT  # (B, N, E)
+        options = Options(beta=settings["beta"], gamma=settings["gamma"], templates=("{}",))
+        out = ProxyCLIP(clip, features_only(features), options).embed(images).flatten(2).mT  # (B, N, E)
         expected = t.get(f"out_ex_{name}_rows_first", t[f"out_ex_{name}"])
         if len(images) > 1:  # the published mean runs over the whole batch; alone, an image has its own
             expected = torch.cat([t[f"out_ex_{name}_elem{index}"] for index in range(len(images))])
@@ -102,16 +104,17 @@ def check_segment(case):
     settings, t = case.settings, case.tensors
     fixed = "fixed." if "fixed.label" in t else ""
     clip = models.clip(settings["weights"]["clip"])
-    windows = Windows(settings["slide_crop"], settings["slide_stride"])
-    vfm = models.vfm(settings["weights"]["vfm"], window=windows.crop)
-    model = ProxyCLIP(
-        clip, vfm, ("{}",), beta=settings["beta"], gamma=settings["gamma"], windows=windows,
-        logit_scale=settings["logit_scale"],
+    options = Options(
+        crop=settings["slide_crop"], stride=settings["slide_stride"], logit_scale=settings["logit_scale"],
+        beta=settings["beta"], gamma=settings["gamma"], templates=("{}",),
     )  # fmt: skip
+    vfm = models.vfm(settings["weights"]["vfm"], window=options.crop)
+    model = ProxyCLIP(clip, vfm, options)
+    windows, colour = model.windows, model.padding_colour
     _, class_of_query = split_queries(class_lines(settings["class_names_file"]))
     assert list(class_of_query) == t["query_idx"].tolist()
-    picture = denormalise(t["image"], clip.mean, clip.std)[0]  # (3, H, W)
-    crops = list(cut(picture, windows, clip.mean))
+    image = denormalise(t["image"], clip.mean, clip.std)[0]  # (3, H, W)
+    crops = list(cut(image, windows, colour))
     if "windows_y1x1y2x2" in t:
         check_windows(windows, settings["image_hw"], t["windows_y1x1y2x2"], t["windows_pad_lrtb"])
     if "window0.imgs_norm" in t:
@@ -120,7 +123,7 @@ def check_segment(case):
     first = crops[0][None]
     features = vfm(first)
     close(features, t[f"{fixed}window0.ex_feats"], 1e-4 if settings["vfm"] == "sam" else 4e-5, "ex_feats")
-    unit = F.normalize(model.patch_embeddings(first), dim=1).flatten(2).mT  # (1, N, E)
+    unit = F.normalize(model.embed(first), dim=1).flatten(2).mT  # (1, N, E)
     close(unit, t[f"{fixed}window0.image_features_normalised"], 5e-6, "image_features_normalised")
     for index, crop in enumerate(crops):
         expected = t[f"{fixed}window{index}.logits_before_upsampling"]
@@ -129,25 +132,26 @@ def check_segment(case):
     def scores(crops):
         return model.window_scores(crops, t["query_features"])
 
-    mosaic = next(mosaics(scores, [picture], windows, clip.mean, batch_windows=2))
+    found = next(score_images(scores, [image], windows, colour, batch_windows=2))
+    (view,) = found.views
     if "stitched_logits" in t:
-        close(stitched(mosaic, windows, mosaic.size)[None], t[f"{fixed}stitched_logits"], 5e-6, "stitched_logits")
+        close(stitched(view, view.size)[None], t[f"{fixed}stitched_logits"], 5e-6, "stitched_logits")
     size = tuple(settings["ori_shape"])
-    close(stitched(mosaic, windows, size)[None], t[f"{fixed}final_logits"], 5e-6, "final_logits")
+    close(stitched(view, size)[None], t[f"{fixed}final_logits"], 5e-6, "final_logits")
 
-    decision = Decision(torch.tensor(class_of_query), settings["logit_scale"], settings["prob_thd"])
-    classes = range(max(class_of_query) + 1)
-    labels, confidence, kept = decide(mosaic, windows, size, decision, keep=classes)
+    rule = LabelRule(scale=settings["logit_scale"], threshold=settings["prob_thd"])
+    classes, owners = range(max(class_of_query) + 1), torch.tensor(class_of_query)
+    labels, confidence, class_scores = label_map(found, size, rule, owners, keep=classes)
     assert torch.equal(labels, t[f"{fixed}label"].long()), "label"
-    probabilities = torch.stack([kept[index] for index in classes])  # (K, H, W)
+    probabilities = torch.stack([class_scores[index] for index in classes])  # (K, H, W)
     close(probabilities, t[f"{fixed}class_probabilities"], 5e-5, "class_probabilities")
     close(confidence, t[f"{fixed}class_probabilities"].amax(0), 5e-5, "confidence")
     if "label_without_data_samples" in t:
-        labels, _, _ = decide(mosaic, windows, mosaic.size, decision)
+        labels = label_map(found, view.size, rule, owners).labels
         assert torch.equal(labels, t["label_without_data_samples"].long()), "label_without_data_samples"
 
 
-def check_windows(windows: Windows, size, places, paddings) -> None:
+def check_windows(windows: SlidingWindows, size, places, paddings) -> None:
     (height, width) = size
     side_h, side_w = windows.side(height), windows.side(width)
     starts = [(y, x) for y in windows.starts(height) for x in windows.starts(width)]
@@ -155,12 +159,18 @@ def check_windows(windows: Windows, size, places, paddings) -> None:
     assert [[*windows.padding(width), *windows.padding(height)]] * len(starts) == paddings.tolist()
 
 
-def stitched(mosaic, windows: Windows, size) -> torch.Tensor:
+def stitched(view, size) -> torch.Tensor:
     """The full score maps (Q, H, W), which the engine itself never holds."""
-    rows, _, columns = mosaic.scores.shape
-    down = stitching_matrix(mosaic.size[0], rows, windows, size[0])
-    across = stitching_matrix(mosaic.size[1], columns, windows, size[1])
-    return torch.einsum("hr,rqc,wc->qhw", down, mosaic.scores, across)
+    down, across = (matrix(view, axis, size[axis]) for axis in (0, 1))
+    return torch.einsum("hr,rqc,wc->qhw", down, view.scores, across)
+
+
+def matrix(view, axis: int, out: int) -> torch.Tensor:
+    """(out, scores of the axis): the weights of every score in every pixel."""
+    grid = view.scores.shape[2 * axis]
+    upsample, place = axis_taps(view.windows, view.size[axis], grid, None, out, sigmoid=False)
+    taps = place.after(upsample)
+    return torch.zeros(out, grid, dtype=torch.float64).scatter_add_(1, taps.index, taps.weights).float()
 
 
 def check_text_query_features(case):

@@ -1,0 +1,99 @@
+"""What all training-free methods share: options, text embeddings, cosines of every location with every name."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.errors import InputError
+from proxyclip.label_rule import LabelRule
+from proxyclip.segmentor import Segmentor
+from proxyclip.sliding import SlidingWindows
+from proxyclip.text import check_templates, default_templates, encode_queries
+from proxyclip.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of every training-free method; the values are those of ProxyCLIP's published runs.
+
+    short_side: the image is resized to it, in pixels, the long side to at most 2048; 0: not resized. crop, stride: side
+    and step of the windows; crop 0: the whole image as one window. multiple: windows are padded to a multiple of it.
+    logit_scale: what cosines are multiplied with before the softmax. templates: prompts with a {} for the name; None:
+    CLIP's 80.
+    """
+
+    short_side: int = 336
+    crop: int = 336
+    stride: int = 112
+    multiple: int = 56  # of no patch size in particular
+    logit_scale: float = 40.0
+    templates: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        SlidingWindows(self.crop, self.stride, self.multiple)
+        if self.short_side < 0:
+            raise InputError(f"short_side is {self.short_side}; choose a length in pixels, or 0 to keep images' sizes")
+        if not self.logit_scale > 0:
+            raise InputError(f"logit_scale is {self.logit_scale}; it must be positive")
+        if self.templates is not None:
+            check_templates(self.templates)
+
+
+class TrainingFree(Segmentor):
+    """A CLIP, and perhaps a vision foundation model, whose patch embeddings are compared with text embeddings.
+
+    A method defines `method` and `embed`. clip: the CLIP; vfm: the other model, None where a method needs none.
+    """
+
+    def __init__(self, clip: DenseCLIP, vfm, options: Options, known_words: tuple[str, ...] | None = None):
+        patches = [model.patch_size for model in (clip, vfm) if model is not None]
+        check_crop(options.crop, max(patches))
+        super().__init__(
+            windows=SlidingWindows(options.crop, options.stride, options.multiple, min_side=max(patches)),
+            label_rule=LabelRule(scale=options.logit_scale),
+            short_side=options.short_side,
+            padding_colour=tuple(clip.mean),
+            patch_size=min(patches),
+            known_words=known_words,
+        )
+        self.clip, self.vfm, self.options = clip, vfm, options
+        self.templates = options.templates or default_templates()
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """CLIP embeddings of the locations, (B, 3, c, c) RGB in [0, 1] -> (B, E, h, w), not normalised."""
+        raise NotImplementedError
+
+    def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
+        """Unit vectors (Q, E), float32, on the model's device."""
+        return encode_queries(self.clip, vocabulary.queries, self.templates).to(self.device)
+
+    def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
+        """Cosines of every location with every query: (B, 3, c, c) in [0, 1] and (Q, E) -> (B, Q, h, w) float32."""
+        patches = self.embed(crops)  # (B, E, h, w)
+        unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
+        return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
+
+    def set_precision(self, dtype: torch.dtype) -> "TrainingFree":
+        """Both image towers in that type; the text tower stays in float32, its embeddings are cached as such."""
+        self.clip.visual.to(dtype)
+        if self.vfm is not None:
+            self.vfm.to(dtype)
+        return self
+
+    def settings(self) -> dict:
+        return {
+            "method": self.method,
+            "clip": self.clip.name,
+            "vfm": self.vfm.name if self.vfm is not None else None,
+            **asdict(self.options),
+            "templates": len(self.templates),
+            "precision": str(self.clip.dtype).removeprefix("torch."),
+        }
+
+
+def check_crop(crop: int, patch: int) -> None:
+    if 0 < crop < patch:
+        raise InputError(f"crop {crop} is smaller than one patch of {patch} pixels; choose crop >= {patch}")

@@ -1,0 +1,26 @@
+"""MaskCLIP: CLIP's last values as they are, without any attention between patches.
+
+Extract Free Dense Labels from CLIP (Zhou et al., ECCV 2022, arXiv:2112.01071), section 3.1: without key smoothing and
+prompt denoising.
+"""
+
+from torch import Tensor
+
+from proxyclip.methods._training_free import Options, TrainingFree
+
+__all__ = ["Options"]
+NEEDS_VFM = False
+
+
+class MaskCLIP(TrainingFree):
+    """Every patch is classified by its own value."""
+
+    method = "MaskCLIP"
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """(B, 3, c, c) -> (B, E, c/p, c/p)."""
+        values = self.clip.values(crops)  # (B, D, c/p, c/p)
+        return self.clip.project(values.flatten(2).mT).mT.unflatten(2, values.shape[-2:])  # (B, E, c/p, c/p)
+
+
+Method = MaskCLIP

@@ -1,0 +1,91 @@
+"""Options of a method or a configuration: typed fields of a frozen dataclass, checked and read from a command line."""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+from proxyclip.errors import InputError, nearest
+
+
+def make_options(kind: type, given: Mapping, source: str):
+    """`kind(**given)`; InputError for an unknown field, naming the nearest one, and for a value of another type.
+
+    source: what has these options, for the error's sentence: "method maskclip".
+    """
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"{source} has no option {name!r}; {nearest(name, known)}")
+        check_type(name, value, hints[name])
+    return kind(**{name: plain(value, hints[name]) for name, value in given.items()})
+
+
+def check_type(name: str, value, hint) -> None:
+    """InputError unless `value` is what the annotation says; floats must be finite, and True is not a number."""
+    if not fits(value, hint):
+        raise InputError(f"{name} must be {wanted(hint)}, not {value!r}")
+
+
+def plain(value, hint):
+    """The value in Python's own types, as JSON knows them: 1 for a float is 1.0, and so is NumPy's."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return float(value) if hint is float or float in get_args(hint) else int(value)
+
+
+def fits(value, hint) -> bool:
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(fits(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def wanted(hint) -> str:
+    """An annotation in words."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(wanted(kind) for kind in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return "a tuple of texts"
+    names = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
+    return names.get(hint, "none" if hint is type(None) else getattr(hint, "__name__", str(hint)))
+
+
+def parse_option(kind: type, name: str, text: str):
+    """The value of a field, read from a command line by the field's annotation: "1.2", "none", "a photo of a {}."."""
+    hint = get_type_hints(kind)[name]
+    for reading in (hint, *get_args(hint)):
+        value = read_as(text, reading)
+        if value is not None and fits(value, hint):
+            return value
+    if text.lower() == "none" and fits(None, hint):
+        return None
+    raise InputError(f"{name} must be {wanted(hint)}, not {text!r}")
+
+
+def read_as(text: str, hint):
+    """The text as a value of one type, or None where it is none of that type."""
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower())
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            return None
+    if get_origin(hint) is tuple:
+        return (text,)
+    if get_origin(hint) is Literal:
+        return text
+    return text if hint is str else None

@@ -1,0 +1,163 @@
+"""The contract: a toy head that uses everything heads need of it, held against the slow way."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+import torch.nn.functional as F
+
+from proxyclip.errors import InputError
+from proxyclip.image_io import to_tensor
+from proxyclip.label_rule import LabelRule
+from proxyclip.segmentor import Segmentor
+from proxyclip.sliding import SlidingWindows
+from proxyclip.stitching import View, WindowScores
+from proxyclip.vocabulary import Vocabulary
+
+CLASSES = ["cat", "dog; hound", "sky"]
+
+
+class ToyHead(Segmentor):
+    """Scores of colours: each class has P = 2 prompts, of which the better one counts; a global view besides windows."""
+
+    method = "Toy"
+    queries = "names"
+
+    def __init__(self, **rule):
+        super().__init__(
+            windows=SlidingWindows(24, 16),
+            label_rule=LabelRule(window_sigmoid=True, activation="none", **rule),
+            short_side=0,
+            padding_colour=(0.5, 0.5, 0.5),
+            patch_size=4,
+        )
+        self.size_for = square
+        self.mixer = torch.nn.Linear(3, 3)
+        with torch.no_grad():
+            self.mixer.weight.copy_(torch.tensor([[4.0, -2, 1], [-3, 5, 1], [1, 1, -4]]))
+            self.mixer.bias.zero_()
+
+    def encode_classes(self, vocabulary):
+        seeds = [sum(map(ord, name)) for name in vocabulary.names]
+        return torch.stack([torch.randn(2, 3, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    def window_scores(self, crops, text):
+        patches = F.avg_pool2d(crops, 4).permute(0, 2, 3, 1)  # (B, h, w, 3)
+        scores = torch.einsum("bhwc,qpc->bqphw", self.mixer(patches), text)  # (B, Q, P, h, w)
+        return scores.amax(2)
+
+    def image_scores(self, image, text, batch_windows=None):
+        (windows,) = super().image_scores(image, text, batch_windows).views
+        small = F.interpolate(image[None], (24, 24), mode="bilinear")
+        whole = self.window_scores(small, text)[0].permute(1, 0, 2)  # (h, Q, w)
+        size = image.shape[1:]
+        view = View(whole, SlidingWindows(0, 1), size, weight=0.5, window_size=(24, 24))
+        return WindowScores((View(windows.scores, windows.windows, size, weight=0.5), view))
+
+
+def square(height, width):
+    """Without keeping the aspect, as CAT-Seg resizes."""
+    return 40, 40
+
+
+@torch.no_grad()
+def slowly(head, image, classes, penalty=()):
+    """(H, W, 3) uint8 -> the scores (K, H, W)."""
+    text = head.encode_classes(Vocabulary.parse(classes))
+    prepared = head.prepare(image)
+    total, covered = torch.zeros(len(classes), 40, 40), torch.zeros(40, 40)
+    for top in (0, 16):
+        for left in (0, 16):
+            crop = prepared[None, :, top : top + 24, left : left + 24]
+            scores = F.interpolate(head.window_scores(crop, text), (24, 24), mode="bilinear").sigmoid()
+            total[:, top : top + 24, left : left + 24] += scores[0]
+            covered[top : top + 24, left : left + 24] += 1
+    whole = F.interpolate(prepared[None], (24, 24), mode="bilinear")
+    whole = F.interpolate(head.window_scores(whole, text), (24, 24), mode="bilinear").sigmoid()
+    whole = F.interpolate(whole, (40, 40), mode="bilinear")[0]
+    mixed = F.interpolate((total / covered + whole)[None] / 2, image.shape[:2], mode="bilinear")[0]
+    for index, value in penalty:
+        mixed[index] -= value
+    return mixed
+
+
+@pytest.mark.parametrize("penalty", [(), (("cat", 0.2), ("sky", 0.05))])
+def test_a_head_through_segment_and_predict(penalty):
+    head, image = ToyHead(subtract=penalty), tiny_clip.photograph(50, 71)
+    expected = slowly(head, image, CLASSES, [(CLASSES.index(name), value) for name, value in penalty])
+    result = head.segment(image, CLASSES, probabilities=["dog; hound"])
+    np.testing.assert_allclose(result.confidence, expected.amax(0), atol=2e-6)
+    np.testing.assert_allclose(result.probabilities["dog; hound"], expected[1], atol=2e-6)
+    clear = expected.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-5
+    assert torch.equal(torch.from_numpy(result.labels).long()[clear], expected.argmax(0)[clear])
+    assert len(np.unique(result.labels)) > 1
+    labels = head.predict(head.prepare(image).cpu(), (50, 71), Vocabulary.parse(CLASSES)).labels
+    assert np.array_equal(labels, result.labels)
+
+
+def test_a_penalty_moves_labels():
+    image = tiny_clip.photograph(50, 71)
+    free, fined = (ToyHead(subtract=rule).segment(image, CLASSES).labels for rule in ((), (("cat", 0.2),)))
+    assert (fined == 0).sum() < (free == 0).sum()
+
+
+def test_what_a_worker_needs_is_sent_without_the_model():
+    assert pickle.loads(pickle.dumps(ToyHead().size_for))(30, 90) == (40, 40)
+    model = tiny_clip.model(short_side=60)
+    assert model.size_for(30, 90) == (60, 180) and len(pickle.dumps(model.size_for)) < 300
+
+
+def test_a_head_can_be_trained_after_it_has_segmented():
+    head = ToyHead()
+    head.segment(tiny_clip.photograph(50, 71), CLASSES)
+    text = head.encode_classes(Vocabulary.parse(CLASSES))
+    head.window_scores(torch.rand(2, 3, 24, 24), text).mean().backward()
+    assert head.mixer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "maskclip", "clip"])
+def test_gradients_reach_the_image_after_segmenting(method):
+    """Nothing that segment leaves behind, such as a position table, keeps a training step from its gradients."""
+    model = tiny_clip.model(method, crop=40, stride=24)
+    model.segment(tiny_clip.photograph(50, 71), CLASSES)
+    crops = torch.rand(2, 3, 40, 56, requires_grad=True)
+    model.window_scores(crops, model.encode_classes(Vocabulary.parse(CLASSES))).sum().backward()
+    assert crops.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(2, 90), (90, 2), (1, 1), (5, 5)])
+@pytest.mark.parametrize("method", ["proxyclip", "maskclip", "clip"])
+def test_an_image_smaller_than_a_patch(method, size):
+    for crop in (0, 40):
+        result = tiny_clip.model(method, crop=crop, stride=24).segment(tiny_clip.photograph(*size), CLASSES)
+        assert result.labels.shape == size and np.isfinite(result.confidence).all()
+
+
+def test_a_batch_holds_as_many_windows_as_its_tokens_allow():
+    model = tiny_clip.model(crop=64, stride=32)  # 8 × 8 patches
+    assert model.batch_size(None) == 2048 // 64 and model.batch_size(3) == 3
+    assert tiny_clip.model(crop=336, stride=112).batch_size(None) == 1
+
+
+def test_settings_are_json():
+    settings = ToyHead().settings()
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["method"] == "Toy" and settings["crop"] == 24
+
+
+@pytest.mark.parametrize("threshold", [True, "0.5", 1.5, float("nan")])
+def test_a_threshold_that_cannot_be(threshold):
+    with pytest.raises(InputError, match="threshold is"):
+        ToyHead().segment(tiny_clip.photograph(20, 20), CLASSES, threshold=threshold)
+
+
+def test_predict_hands_the_threshold_on():
+    head, image = ToyHead(), to_tensor(tiny_clip.photograph(40, 40))
+    vocabulary = Vocabulary.parse(CLASSES)
+    labels, confidence, _ = head.predict(image, (40, 40), vocabulary)
+    middle = float(confidence[labels > 0].median())
+    again = head.predict(image, (40, 40), vocabulary, threshold=middle).labels
+    assert torch.equal(again, labels.where(confidence >= middle, 0)) and not torch.equal(again, labels)
