@@ -29,11 +29,11 @@ from proxyclip.vocabulary import Vocabulary, class_lines
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
 MODELS = {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}
 MODEL_OPTIONS = (
-    *("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "attention", "beta", "gamma"),
-    *("short_side", "crop", "stride", "device", "precision"),
+    *("preset", "method", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "beta", "gamma"),
+    *("short_side", "crop", "stride", "logit_scale", "device", "precision"),
 )
 SCENE, SCENE_SIZE = 9, 512  # of the test scenes, which no training and no setting has seen
-ATTENTIONS = {"vanilla": "CLIP as it is", "value": "its values alone (MaskCLIP)", "proxy": "ProxyCLIP"}
+METHODS = {"clip": "CLIP as it is", "maskclip": "its values alone (MaskCLIP)", "proxyclip": "ProxyCLIP"}
 
 
 def arguments() -> argparse.Namespace:
@@ -45,11 +45,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vfm", metavar="NAME", help="in place of the preset's, e.g. dino-vitb8")
     parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP's weights, instead of a download")
     parser.add_argument("--checkpoint-vfm", metavar="FILE", help="the VFM's weights, instead of a download")
-    parser.add_argument("--attention", choices=("proxy", "value", "vanilla"), help="default: proxy")
+    parser.add_argument("--method", help="proxyclip (default), maskclip or clip")
     parser.add_argument("--threshold", type=float, default=0.0, help="below this probability a pixel is class 0")
     parser.add_argument("--heatmap", metavar="CLASS", action="append", default=[], help="write its probability map too")
     for name in ("short-side", "crop", "stride"):
         parser.add_argument(f"--{name}", type=int, metavar="PIXELS")
+    parser.add_argument("--logit-scale", type=float, help="what similarities are multiplied with")
     for name in ("beta", "gamma"):
         parser.add_argument(f"--{name}", type=float, help="of the proxy attention")
     parser.add_argument("--device", help="cpu, cuda, mps or auto (default)")
@@ -125,18 +126,18 @@ def show_scene(folder: Path, chosen: dict) -> None:
     colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
     panel = partial(colours_over, image, colours=colours, alpha=0.7)
     results, below = {}, []
-    for attention, title in ATTENTIONS.items():
-        model = proxyclip.load("mini", attention=attention, **chosen)
-        results[attention] = result = model.segment(image, scenes.CLASSES)
+    for method, title in METHODS.items():
+        model = proxyclip.load("mini", method=method, **chosen)
+        results[method] = result = model.segment(image, scenes.CLASSES)
         matrix = ConfusionMatrix(len(scenes.CLASSES))
         matrix.add(result.labels, truth)
         score = f"{title}: mIoU {matrix.scores()['mIoU']:.1f}"
         print(score)
         below.append(with_note(panel(result.labels), score, PAPER))
-    sure = heatmap(image, results["proxy"].confidence)
+    sure = heatmap(image, results["proxyclip"].confidence)
     above = {"a drawn scene": Image.fromarray(image), "the truth": panel(truth), "how sure ProxyCLIP is": sure}
     above = [with_note(picture, title, PAPER) for title, picture in above.items()]
-    areas = zip(results["proxy"].areas().items(), colours, strict=True)
+    areas = zip(results["proxyclip"].areas().items(), colours, strict=True)
     areas = [(name, area, colour) for (name, area), colour in areas if area]
     beside = partial(joined, below=False)
     lower = with_legend(reduce(beside, below), sorted(areas, key=lambda entry: -entry[1]))

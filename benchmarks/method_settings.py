@@ -1,8 +1,8 @@
 """What each setting of ProxyCLIP does on the 500 drawn test scenes, with the embedded pair.
 
-    python benchmarks/knobs.py                                    ten minutes on two cores
-    python benchmarks/knobs.py --more work/mini/seed1             means of two trainings of the pair
-    python benchmarks/knobs.py --only windows templates           some of the tables
+    python benchmarks/method_settings.py                                    ten minutes on two cores
+    python benchmarks/method_settings.py --more work/mini/seed1             means of two trainings of the pair
+    python benchmarks/method_settings.py --only windows templates           some of the tables
 
 Prints Markdown tables. One setting changes at a time; all others are the pair's own. "difference" is to the pair's own
 settings, with the standard error from drawing the scenes anew (bootstrap), the trainings given.
@@ -26,7 +26,7 @@ from benchmarks.scenes import grouping, load, matrices, summary  # noqa: E402
 from datasets import scenes  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.evaluation.metrics import scores  # noqa: E402
-from proxyclip.segmentor import ProxyCLIP  # noqa: E402
+from proxyclip.segmentor import Segmentor  # noqa: E402
 
 OWN = "the pair's own"
 RESAMPLINGS = 200
@@ -74,7 +74,7 @@ def untrained(vfm: nn.Module) -> nn.Module:
     return vfm
 
 
-def with_vfm(kind: str, folder, **options) -> ProxyCLIP:
+def with_vfm(kind: str, folder, **options) -> Segmentor:
     """The pair with another VFM in the place of its own."""
     model = load(folder, **options)
     model.vfm = untrained(model.vfm) if kind == "random weights" else MeanColour()

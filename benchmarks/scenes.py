@@ -12,6 +12,7 @@ further training is a folder as `python tools/train_mini.py --seed 1 --out FOLDE
 import argparse
 import statistics
 import sys
+from dataclasses import fields
 from functools import partial, reduce
 from pathlib import Path
 
@@ -28,28 +29,33 @@ from proxyclip.errors import InputError, main_guard  # noqa: E402
 from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
 from proxyclip.files import write_image  # noqa: E402
 from proxyclip.image_io import to_tensor  # noqa: E402
+from proxyclip.methods import find_method  # noqa: E402
 from proxyclip.pictures.legend import PAPER, joined, with_legend, with_note  # noqa: E402
 from proxyclip.pictures.overlay import colours_over  # noqa: E402
-from proxyclip.segmentor import ProxyCLIP  # noqa: E402
+from proxyclip.presets import find_preset  # noqa: E402
+from proxyclip.segmentor import Segmentor  # noqa: E402
 
-METHODS = {"vanilla": "CLIP as it is", "value": "its values alone (MaskCLIP)", "proxy": "ProxyCLIP"}
+METHODS = {"clip": "CLIP as it is", "maskclip": "its values alone (MaskCLIP)", "proxyclip": "ProxyCLIP"}
 KINDS = {"stuff": scenes.STUFF, "things": scenes.THINGS}
 WINDOW = 64  # pixels; what the VFM sees at a time
 SHOWN, SHOWN_SIZE = scenes.SPLITS["test"][:6], 320  # the first test scenes, so that nobody has picked them; pixels
 
 
-def load(folder: Path | None = None, **options) -> ProxyCLIP:
+def load(folder: Path | None = None, **options) -> Segmentor:
     """The embedded pair, or another training of it with the same settings for inference."""
     if folder is not None:
         if not (folder / "mini.json").is_file():
             raise InputError(f"{folder} holds no mini.json; python tools/train_mini.py --out {folder} writes such one")
-        options = {"clip": str(folder / "clip"), "vfm": f"dino:{folder / 'vfm'}"} | options
+        mini = find_preset("mini")  # its options belong to its own pair; another training of it takes them too
+        pair = {"clip": str(folder / "clip"), "vfm": f"dino:{folder / 'vfm'}", "vfm_layer": mini.vfm_layer}
+        known = {field.name for field in fields(find_method(options.get("method", "proxyclip")).Options)}
+        options = pair | {name: value for name, value in mini.options.items() if name in known} | options
     return proxyclip.load("mini", **options)
 
 
-def matrices(model: ProxyCLIP, drawn: list, classes=scenes.CLASSES) -> np.ndarray:
+def matrices(model: Segmentor, drawn: list, classes=scenes.CLASSES) -> np.ndarray:
     """The confusion matrix of each scene: (S, K, K) int64, S scenes, K classes."""
-    results = model.segment_each((image for image, _ in drawn), classes, batch_windows=9)
+    results = model.segment_each((image for image, _ in drawn), classes)
     return np.stack([confusion(r.labels, label, len(classes)) for r, (_, label) in zip(results, drawn, strict=True)])
 
 
@@ -118,8 +124,8 @@ def picture() -> Image.Image:
     colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
     drawn = [scenes.draw(seed, SHOWN_SIZE) for seed in SHOWN]
     maps = {"the truth": [label for _, label in drawn]}
-    for attention, title in METHODS.items():
-        results = load(attention=attention).segment([image for image, _ in drawn], scenes.CLASSES)
+    for method, title in METHODS.items():
+        results = load(method=method).segment([image for image, _ in drawn], scenes.CLASSES)
         maps[title] = [result.labels for result in results]
     rows = {"drawn scenes": [Image.fromarray(image) for image, _ in drawn]} | {
         title: [colours_over(image, one, colours, 0.75) for (image, _), one in zip(drawn, labels, strict=True)]
@@ -148,8 +154,8 @@ def main() -> None:
     trainings = [None, *options.more]
     drawn = [scenes.draw(seed) for seed in scenes.SPLITS[options.split]]
     found = {
-        title: [summary(matrices(load(folder, attention=attention), drawn).sum(0)) for folder in trainings]
-        for attention, title in METHODS.items()
+        title: [summary(matrices(load(folder, method=method), drawn).sum(0)) for folder in trainings]
+        for method, title in METHODS.items()
     }
     columns = ["mIoU", *KINDS, "pixel accuracy"]
     rows = {title: [[run[column] for run in runs] for column in columns] for title, runs in found.items()}

@@ -1,16 +1,13 @@
-"""How a configuration file becomes its value, and how single fields are set from a command line."""
+"""How a configuration file becomes its value."""
 
 import re
 import runpy
 import traceback
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from configs.base import EvalConfig
-from configs.class_file import read_words
 from proxyclip.errors import InputError, NotFound, nearest
-from proxyclip.options import parse_option
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,27 +65,3 @@ def _misspelt(error: TypeError) -> str:
     if made is None:
         return str(error)
     return f"{match[1]} has no field {match[2]!r}; {nearest(match[2], [entry.name for entry in fields(made)])}"
-
-
-def override(config: EvalConfig, settings: Sequence[str], others: Sequence[str] = ()) -> EvalConfig:
-    """The configuration with some fields replaced: ["short_side=448", "threshold=none", "words=my_classes.txt"].
-
-    `words` is a class file for the dataset: its lines become the prompts. others: what can be set besides, elsewhere.
-    Raises InputError, naming the nearest of all.
-    """
-    allowed = [entry.name for entry in fields(config) if entry.name not in ("data", "prompts")] + ["words"]
-    changes = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"cannot set {setting!r}: write FIELD=VALUE")
-        if key not in allowed:
-            raise InputError(f"cannot set {setting!r}: there is no field {key!r}; {nearest(key, [*others, *allowed])}")
-        if key == "words":
-            classes = config.data.classes
-            changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))
-            if config.background == "threshold":  # the file says what the background is, too
-                changes.setdefault("background", "vocabulary")
-        else:
-            changes[key] = parse_option(EvalConfig, key, value)
-    return replace(config, **changes)

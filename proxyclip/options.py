@@ -63,9 +63,12 @@ def wanted(hint) -> str:
     return names.get(hint, "none" if hint is type(None) else getattr(hint, "__name__", str(hint)))
 
 
-def parse_option(kind: type, name: str, text: str):
-    """The value of a field, read from a command line by the field's annotation: "1.2", "none", "a photo of a {}."."""
-    hint = get_type_hints(kind)[name]
+def parse_option(kind: type | Mapping, name: str, text: str):
+    """The value of a field, read from a command line by the field's annotation: "1.2", "none", "a photo of a {}.".
+
+    kind: a dataclass, or annotations by name.
+    """
+    hint = kind[name] if isinstance(kind, Mapping) else get_type_hints(kind)[name]
     for reading in (hint, *get_args(hint)):
         value = read_as(text, reading)
         if value is not None and fits(value, hint):

@@ -16,13 +16,11 @@ from proxyclip.errors import InputError
 from proxyclip.image_io import MAX_PIXELS, read_image, resize, scaled_size, to_tensor
 from proxyclip.label_rule import LabelMap, LabelRule, label_map
 from proxyclip.segmentation import Segmentation
-from proxyclip.sliding import SlidingWindows, score_images
+from proxyclip.sliding import SlidingWindows, score_images, windows_per_batch
 from proxyclip.stitching import WindowScores
 from proxyclip.vocabulary import Vocabulary, warn_unknown
 
-TOKENS_PER_BATCH = {"cpu": 2048}  # more gain nothing there and cost memory; small windows share the cost of a call
-ACCELERATOR_TOKENS = 32_768
-ONE_WINDOW = 1024  # pixels that are assumed where neither a crop nor a short side is set
+ONE_WINDOW = 1024  # pixels of an image that is neither cut nor resized, for the size of a batch
 
 
 class Segmentor(nn.Module):
@@ -183,9 +181,7 @@ class Segmentor(nn.Module):
             if isinstance(batch_windows, bool) or not isinstance(batch_windows, int) or batch_windows < 1:
                 raise InputError(f"batch_windows is {batch_windows!r}; at least one window must run at a time")
             return batch_windows
-        side = self.windows.crop or self.short_side or ONE_WINDOW
-        tokens = TOKENS_PER_BATCH.get(self.device.type, ACCELERATOR_TOKENS)
-        return max(1, tokens // max(1, side // self.patch_size) ** 2)
+        return windows_per_batch(self.windows.crop or self.short_side or ONE_WINDOW, self.patch_size, self.device)
 
     def _label_map(self, scores, size, vocabulary: Vocabulary, rule: LabelRule, keep=()) -> LabelMap:
         owners = vocabulary.class_of_query if self.queries == "words" else tuple(range(len(vocabulary.classes)))

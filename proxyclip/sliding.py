@@ -13,6 +13,9 @@ from torch import Tensor
 from proxyclip.errors import InputError
 from proxyclip.stitching import View, WindowScores
 
+CPU_TOKENS = 2048  # of a batch: more gain nothing there and cost memory; small windows share the cost of a call
+ACCELERATOR_TOKENS = 32_768
+
 
 @dataclass(frozen=True)
 class SlidingWindows:
@@ -53,6 +56,12 @@ class SlidingWindows:
         side = self.side(length)
         padded = max(side + (-side % self.multiple if self.crop else 0), self.min_side)
         return (padded - side) // 2, padded - side - (padded - side) // 2
+
+
+def windows_per_batch(side: int, patch_size: int, device: torch.device) -> int:
+    """How many windows of side × side pixels run at a time: as many as their tokens allow on that device."""
+    tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
+    return max(1, tokens // max(1, side // patch_size) ** 2)
 
 
 def cut(image: Tensor, windows: SlidingWindows, padding_colour: Tensor) -> Iterator[Tensor]:

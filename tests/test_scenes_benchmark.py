@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/scenes.py and benchmarks/knobs.py, against slow and obvious ways."""
+"""The arithmetic of benchmarks/scenes.py and benchmarks/method_settings.py, against slow and obvious ways."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import knobs
+from benchmarks import method_settings
 from benchmarks.scenes import area_under_curve, grouping, owners, summary, table
 from datasets import scenes
 from proxyclip.evaluation.metrics import confusion
@@ -46,7 +46,7 @@ class Knowing(torch.nn.Module):
 def test_grouping_of_a_vfm_that_knows():
     seed = 503
     assert grouping(Knowing(scenes.compose(seed).instances), range(seed, seed + 1)) == 100
-    assert 60 < grouping(knobs.MeanColour(), range(seed, seed + 1)) < 100
+    assert 60 < grouping(method_settings.MeanColour(), range(seed, seed + 1)) < 100
 
 
 def test_summary_takes_stuff_and_things_apart():
@@ -68,10 +68,10 @@ def test_a_difference_and_its_error():
     own = np.stack([np.diag([10, 10])] * 9)
     worse = own.copy()
     worse[::3] = [[10, 0], [5, 5]]  # every third scene loses half of its second class
-    change, error = knobs.difference([worse], [own])
+    change, error = method_settings.difference([worse], [own])
     lost = scores_of(worse.sum(0)) - 100
     assert change == pytest.approx(lost) and 0 < error < -lost
-    assert knobs.difference([own], [own]) == (0, 0)
+    assert method_settings.difference([own], [own]) == (0, 0)
 
 
 def scores_of(matrix):

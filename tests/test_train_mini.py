@@ -246,8 +246,8 @@ def _check_files(folder):
     weights = import_library("safetensors.torch").load_file(folder / "clip" / "open_clip_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert {"toadstool", "brick wall", "grey"} <= set(settings["known_words"])
-    assert settings["crop"] % clip.patch_size == 0 and settings["crop"] % vit.patch_size == 0
-    assert all("{}" in template for template in settings["templates"])
+    assert settings["options"]["crop"] % clip.patch_size == 0 and settings["options"]["crop"] % vit.patch_size == 0
+    assert all("{}" in template for template in settings["options"]["templates"])
     for file in (folder / "clip" / "open_clip_config.json", folder / "vfm" / "config.json", folder / "mini.json"):
         assert not re.search(r"[\"' ]/\w+/", file.read_text()), "a path of one machine"
 

@@ -1,7 +1,6 @@
 """Turns checkpoints into the files that are shipped: open_clip's and timm's own folder layouts, weights in fp16."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,19 +8,21 @@ from safetensors.torch import save
 
 from datasets import scenes
 from proxyclip.errors import NotFound
+from proxyclip.files import write_whole
 from tools import mini_clip, mini_vfm, mini_words
 
-# Settings for inference, chosen on the "tune" scenes. Windows are padded to a multiple of the CLIP's patch.
-INFERENCE = {
-    "beta": 1.2,
-    "gamma": 20.0,
+# Options for inference, chosen on the "tune" scenes. Windows are padded to a multiple of the CLIP's patch.
+OPTIONS = {
     "short_side": 128,
     "crop": 64,
     "stride": 32,
     "multiple": 8,
     "logit_scale": 40.0,
-    "vfm_layer": 2,  # counted from 1; the last norm follows it
+    "beta": 1.2,
+    "gamma": 20.0,
+    "templates": list(mini_words.TEMPLATES),
 }
+VFM_LAYER = 2  # counted from 1; the last norm follows it
 
 
 def write(out: Path, clip_checkpoint: Path, vfm_checkpoint: Path, vocabulary: Path):
@@ -62,7 +63,7 @@ def write(out: Path, clip_checkpoint: Path, vfm_checkpoint: Path, vocabulary: Pa
     count = sum(tensor.numel() for tensor in [*clip.values(), *vit.values()])
     _write_json(
         out / "mini.json",
-        {**INFERENCE, "parameters": count, "templates": list(mini_words.TEMPLATES), "known_words": words},
+        {"parameters": count, "vfm_layer": VFM_LAYER, "options": OPTIONS, "known_words": words},
     )
 
 
@@ -84,6 +85,4 @@ def _write_json(path: Path, content: dict):
 
 def _replace(path: Path, content: bytes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    write_whole(path, lambda file: file.write(content))

@@ -1,0 +1,69 @@
+"""What a command line sets: fields of the configuration, and options of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from configs.base import EvalConfig
+from configs.class_file import read_words
+from proxyclip.errors import InputError, nearest
+from proxyclip.options import parse_option
+
+MODELS = {
+    "clip": str,
+    "vfm": str,
+    "checkpoint_clip": str,
+    "checkpoint_vfm": str,
+    "vfm_features": str,
+    "vfm_layer": int | None,
+}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """standard: the configuration as its file has it; config: with what is set; model: arguments of proxyclip.load;
+    words: the class file that replaces the prompts."""
+
+    standard: EvalConfig
+    config: EvalConfig
+    model: dict
+    words: str | None = None
+
+
+def read_overrides(config: EvalConfig, settings: Sequence[str], method: str) -> Overrides:
+    """From ["short_side=448", "threshold=none", "words=my_classes.txt", "beta=1.4", "clip=ViT-L-14:openai"].
+
+    A value is read by its field's annotation. `words` is a class file for the dataset: its lines become the prompts.
+    Raises InputError for an unknown field, naming the nearest one, and for a value of another type.
+    """
+    own = [entry.name for entry in fields(EvalConfig) if entry.name not in ("data", "prompts")]
+    changes, model, words = {}, {}, None
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"cannot set {setting!r}: write FIELD=VALUE")
+        if key in own:
+            changes[key] = parse_option(EvalConfig, key, value)
+        elif key in MODELS:
+            model[key] = value if MODELS[key] is str else parse_option(MODELS, key, value)
+        elif key == "words":
+            words, classes = value, config.data.classes
+            changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))
+            if config.background == "threshold":  # the file says what the background is, too
+                changes.setdefault("background", "vocabulary")
+        else:
+            model[key] = read_option(key, value, method, [*own, *MODELS, "words"])
+    return Overrides(config, replace(config, **changes), model, words)
+
+
+def read_option(key: str, value: str, method: str, others: list[str]):
+    """The value of an option of the method."""
+    from proxyclip.methods import find_method  # here: only these options need torch
+
+    options = find_method(method).Options
+    known = [entry.name for entry in fields(options)]
+    if key not in known:
+        raise InputError(
+            f"cannot set {key}={value}: neither the configuration nor {method} has a field {key!r}; "
+            f"{nearest(key, [*known, *others])}"
+        )
+    return parse_option(options, key, value)

@@ -1,0 +1,70 @@
+"""What the scores of a run depend on, and what of it differs from the benchmark's standard protocol.
+
+A benchmark's standard protocol is its configuration and the preset, as they stand in their files.
+"""
+
+import hashlib
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+from configs.load import find_config
+from configs.overrides import Overrides
+
+
+def protocol_of(config_name: str, config, model, samples, limit: int | None) -> dict:
+    """Everything that the scores depend on: stopped runs continue, and runs are compared, where all of it agrees."""
+    import numpy
+    import PIL
+    import torch
+
+    import proxyclip
+    from proxyclip.backbones.weights import fingerprint
+
+    settings = model.settings()
+    return {
+        "config": find_config(config_name).stem,
+        **config.protocol(),
+        **settings,
+        "templates_hash": digest(getattr(model, "templates", ())),
+        "weights": fingerprint(model.state_dict()),
+        "images_hash": digest(item.stem for item in samples.items),
+        "limit": limit if limit and limit < len(samples.items) else None,
+        "average": "mIoU mmseg, mIoU_present detectron2",
+        "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
+        "versions": f"proxyclip {proxyclip.__version__}, torch {torch.__version__}, numpy {numpy.__version__}, "
+        f"Pillow {PIL.__version__}, Python {platform.python_version()}",
+    }
+
+
+def changes(overrides: Overrides, used, standard, limit: int | None) -> dict:
+    """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
+
+    used, standard: the model's `Plan` as it is, and as the benchmark and the preset alone would have it. Another CLIP
+    or VFM is not a change: tables name both.
+    """
+    found = {}
+    for name in ("split", "background", "threshold"):
+        if (value := getattr(overrides.config, name)) != getattr(overrides.standard, name):
+            found[name] = value
+    if overrides.config.queries != overrides.standard.queries and overrides.words:
+        found["words"] = Path(overrides.words).name
+    expected = asdict(standard.options)
+    for name, value in asdict(used.options).items():
+        if value != expected[name]:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    for name in ("checkpoint_clip", "checkpoint_vfm"):
+        if file := getattr(used, name):
+            found[name] = Path(file).name
+    for name in ("vfm_features", "vfm_layer"):
+        if (value := getattr(used, name)) != getattr(standard, name):
+            found[name] = value
+    if used.dtype != standard.dtype:
+        found["precision"] = str(used.dtype).removeprefix("torch.")
+    if limit is not None:
+        found["limit"] = limit
+    return found
+
+
+def digest(lines) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:12]
