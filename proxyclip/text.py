@@ -1,7 +1,8 @@
-"""Words to unit vectors: every template filled in, encoded, averaged; kept on disk so that it happens once."""
+"""Class names to unit vectors: every prompt template filled in, encoded and averaged; computed once per name.
 
-import hashlib
-import json
+Shapes: Q names, P prompt templates, L tokens, E the joint embedding width.
+"""
+
 import warnings
 
 import torch
@@ -9,53 +10,125 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from proxyclip import text_cache
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import cache_folder
 from proxyclip.errors import InputError
-from proxyclip.files import write_whole
+from proxyclip.text_memory import TextMemory, forget, memory_of, text_parameters
+from proxyclip.vocabulary import list_of_names, shortened
 
-PROMPTS_PER_BATCH = 256
+PROMPTS_PER_BATCH = 40  # half of CLIP's 80 templates: the shorter half is not padded to the longest prompt
+MANY_PROMPTS = 2000  # from here on a progress bar
+MAX_CHARACTERS = 1000  # far beyond what CLIP reads; the tokenizer's time grows with the square of a word's length
 
 
-@torch.inference_mode()
-def encode_queries(clip: DenseCLIP, queries: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-    """Unit vectors (Q, E) in float32: for each query its prompts' normalised embeddings, averaged, normalised again.
+def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Tensor:
+    """Unit vectors (Q, E) in float32 on the model's device: one embedding for each name.
 
-    As CLIP's authors ensemble prompts (Radford et al., 2021, §3.1.4). Embeddings come from the cache where they are
-    in it; a progress bar shows while many are encoded.
+    Each prompt's embedding is normalised, the prompts of a name are averaged, and the average is normalised again
+    (Radford et al., 2021, §3.1.4). With average=False the result is (Q, P, E), a unit vector for each prompt.
+
+    A name's embedding depends on that name alone, not on the others in the list. Embeddings are cached for each name,
+    on disk and in memory, until a text weight changes; the result is shared with that cache, and a caller that changes
+    it in place makes the next call compute it again. While the text tower is trained nothing is cached and gradients
+    flow. Raises InputError for anything but a list of names and templates with a place {} for the name.
     """
-    file = cache_folder() / "text" / f"{cache_key(clip, queries, templates)}.safetensors"
-    embeddings = read_cache(file, (len(queries), clip.visual.proj.shape[1]))
-    if embeddings is None:
-        embeddings = encode_prompts(clip, [t.replace("{}", q) for q in queries for t in templates])  # (Q * T, E)
-        embeddings = F.normalize(embeddings, dim=-1).unflatten(0, (len(queries), len(templates))).mean(1)  # (Q, E)
-        embeddings = F.normalize(embeddings, dim=-1)
-        write_cache(file, embeddings)
+    names, templates = list_of_names(names, "names"), check_templates(templates)
+    if not names:
+        raise InputError("names is an empty list; give at least one name")
+    weights = text_parameters(clip)
+    if clip.model.training and any(weight.requires_grad for weight in weights):
+        forget(clip)
+        return torch.stack([encode_name(clip, name, templates, average) for name in names])
+    device = weights[0].device
+    # Normal tensors, even if the caller is in inference mode: the next caller may be a training step. Outside of
+    # autocast: a rounded embedding would stay in the cache.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        memory = memory_of(clip, weights)
+        key = (names, templates, average)
+        embeddings = memory.get(key)
+        if embeddings is None:
+            rows = cached_rows(clip, memory, names, templates, average)
+            embeddings = torch.stack([rows[name] for name in names]).to(device)  # (Q, E) or (Q, P, E)
+            memory.put(key, embeddings)
     return embeddings
 
 
+def encode_name(clip: DenseCLIP, name: str, templates: tuple[str, ...], average: bool = True) -> Tensor:
+    """The unit vector (E,) of one name, or one for each template (P, E), computed in any case."""
+    prompts = encode_prompts(clip, [fill(template, name) for template in templates])  # (P, E)
+    prompts = F.normalize(prompts, dim=-1)
+    return F.normalize(prompts.mean(0), dim=-1) if average else prompts
+
+
+def fill(template: str, name: str) -> str:
+    """The prompt for a name."""
+    return template.replace("{}", name[:MAX_CHARACTERS])
+
+
 def encode_prompts(clip: DenseCLIP, prompts: list[str]) -> Tensor:
-    """Joint embeddings (P, E) in float32, on the CPU, not normalised."""
+    """Joint embeddings (P, E) in float32 on the model's device, not normalised.
+
+    Their last bits depend on which prompts are encoded together, because a batch is as long as its longest prompt.
+    """
     tokens = clip.tokenizer(prompts)  # (P, L)
-    device = next(clip.model.parameters()).device
-    order = tokens.argmax(-1).argsort()  # prompts of like length together: each batch is as short as its longest
-    encoded = []
-    with tqdm(total=len(prompts), desc="encoding prompts", unit="prompt", disable=len(prompts) < 2000) as bar:
-        for batch in order.split(PROMPTS_PER_BATCH):
-            encoded.append(clip.encode_text(tokens[batch].to(device)).float().cpu())  # (b, E)
-            bar.update(len(batch))
-    return torch.cat(encoded)[order.argsort()]  # (P, E)
+    device = text_parameters(clip)[0].device
+    order = tokens.argmax(-1).argsort(stable=True)  # prompts of similar length together
+    batches = [clip.encode_text(tokens[batch].to(device)).float() for batch in order.split(PROMPTS_PER_BATCH)]
+    return torch.cat(batches)[order.argsort().to(device)]  # (P, E)
+
+
+def cached_rows(clip: DenseCLIP, memory: TextMemory, names, templates, average: bool) -> dict[str, Tensor]:
+    """Name -> (E,) or (P, E) on the CPU: from memory, else from disk, else encoded and written to both."""
+    rows = {name: memory.get((name, templates, average)) for name in names}
+    missing = [name for name, row in rows.items() if row is None]
+    if not missing:
+        return rows
+    memory.fingerprint = memory.fingerprint or clip.fingerprint
+    file = text_cache.file_for(memory.fingerprint, templates, clip.tokenizer(list(templates)).tolist(), average)
+    width = clip.visual.proj.shape[1]
+    cached = text_cache.read_rows(file, (width,) if average else (len(templates), width))
+    new = {}
+    bar = tqdm(
+        zip(missing, name_keys(clip, missing, templates), strict=True), "encoding class names", len(missing),
+        unit="name", disable=len(missing) * len(templates) < MANY_PROMPTS,
+    )  # fmt: skip
+    try:
+        for name, key in bar:
+            row = cached.get(key)
+            if row is None:
+                row = new[key] = encode_name(clip, name, templates, average).cpu()
+            rows[name] = row.clone()  # not a view that would hold the whole file
+            memory.put((name, templates, average), rows[name])
+    finally:  # also when interrupted: what is encoded need not be encoded again
+        if new:
+            text_cache.add_rows(file, new)
+    return rows
+
+
+def name_keys(clip: DenseCLIP, names: list[str], templates: tuple[str, ...]) -> list[bytes]:
+    """A key for each name, from the name and how the tokenizer reads it; warns of names that are cut."""
+    longest = max(templates, key=len)
+    tokens = clip.tokenizer(["", *(fill(longest, name) for name in names)])  # (1 + Q, L)
+    padding, tokens = tokens[0, -1], tokens[1:]
+    for name, full in zip(names, (tokens[:, -1] != padding).tolist(), strict=True):
+        if full:
+            warnings.warn(
+                f"the name {shortened(name)} fills all {tokens.shape[1]} tokens that this "
+                "CLIP reads: anything beyond them is ignored; choose a shorter name",
+                stacklevel=2,
+            )
+    return [text_cache.digest(parts) for parts in zip(names, tokens.tolist(), strict=True)]
 
 
 def default_templates() -> tuple[str, ...]:
-    """The 80 prompts that CLIP's authors made for ImageNet, each with a place {} for the name."""
+    """CLIP's 80 prompt templates for ImageNet, each with a place {} for the name."""
     return tuple(template("{}") for template in import_library("open_clip").OPENAI_IMAGENET_TEMPLATES)
 
 
 def check_templates(templates) -> tuple[str, ...]:
-    """The templates as a tuple, or InputError where one has no place {} for the name."""
-    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    """The templates as a tuple; a single text is one template. InputError if one has no place {} for the name."""
+    templates = (templates,) if isinstance(templates, str) else list_of_names(templates, "templates")
     if not templates:
         raise InputError("no prompt templates were given; '{}' alone uses the bare names")
     for template in templates:
@@ -64,36 +137,4 @@ def check_templates(templates) -> tuple[str, ...]:
     return templates
 
 
-def cache_key(clip: DenseCLIP, queries: tuple[str, ...], templates: tuple[str, ...]) -> str:
-    """Changes with the weights, the templates, the names and how the tokenizer reads these, with nothing else."""
-    tokens = clip.tokenizer([*queries, *templates]).tolist()
-    return hashlib.sha256(json.dumps([clip.fingerprint, templates, queries, tokens]).encode()).hexdigest()[:32]
-
-
-def read_cache(file, shape: tuple[int, int]) -> Tensor | None:
-    """The cached embeddings, or None where there are none that can be used."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        return None
-    try:
-        embeddings = load_file(file)["embeddings"]
-        if embeddings.shape == shape and embeddings.isfinite().all():
-            return embeddings
-        reason = "wrong size or values"
-    except (SafetensorError, OSError, KeyError) as error:
-        reason = str(error)
-    warnings.warn(f"text cache {file} is damaged ({reason}); it is built again", stacklevel=2)
-    return None
-
-
-def write_cache(file, embeddings: Tensor) -> None:
-    """So that a reader never meets half a file; a folder that cannot be written to costs time, nothing else."""
-    from safetensors.torch import save
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda part: part.write(save({"embeddings": embeddings.contiguous()})))
-    except OSError as error:
-        warnings.warn(f"text embeddings cannot be cached ({error}); they will be computed again", stacklevel=2)
+encode_queries = encode_names  # until every caller has the new name

@@ -1,68 +1,177 @@
-"""The words to look for: classes, and the several names that a class may have."""
+"""Class names: lists of them, classes with several names, and class files.
 
+Two rules separate the names of one class. Text from people (Python lists, --classes, their own .txt files) is split at
+every semicolon, and blanks around a name do not count: "car;truck" and "car; truck" are two names. Published class
+files are split at semicolon and space only, and nothing is stripped.
+"""
+
+import reprlib
+import unicodedata
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
-from proxyclip.errors import InputError, nearest
+from proxyclip.errors import InputError, NotFound, nearest
 
-SEPARATOR = "; "  # the published class files split at semicolon and space, at nothing else
+SEPARATOR = "; "  # between the names of a class in published class files, and wherever names are joined
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """K classes and their Q >= K queries, in the order given.
 
-    `classes` are the names as given ("car; truck"), `queries` the single names ("car", "truck"), `class_of_query`
-    the index of each query's class.
+    classes: the K classes as given ("car; truck"). queries: the Q single names ("car", "truck"). class_of_query: the
+    index of each query's class. names: the K names of the classes themselves, where the classes hold other words to
+    ask with ("boat" asked for as "ship"); the classes unless given.
     """
 
     classes: tuple[str, ...]
     queries: tuple[str, ...]
     class_of_query: tuple[int, ...]
+    names: tuple[str, ...]
 
     @classmethod
-    def parse(cls, classes) -> "Vocabulary":
-        """From a list of names; each may hold several, separated by "; ". Raises InputError for unusable ones."""
-        if isinstance(classes, str):
-            raise InputError(f"classes must be a list of names, not the single text {classes!r}: write [{classes!r}]")
-        classes = tuple(classes)
+    def parse(cls, classes, names=None) -> "Vocabulary":
+        """From a list of classes, each with one name or several, "car; truck" (with or without the space).
+
+        Raises InputError for anything but a list of usable, different names. Warns if two classes share a name: its
+        pixels all go to the first one.
+        """
+        if isinstance(classes, cls):
+            return classes
+        classes = list_of_names(classes, "classes")
         if not classes:
             raise InputError("no classes were given; name at least one thing to look for")
-        seen = {}
-        for index, name in enumerate(classes):
-            if not isinstance(name, str):
-                raise InputError(f"class {index} is {name!r}, which is no text")
-            if not all(part.strip() for part in name.split(SEPARATOR)):
-                raise InputError(f"class {index} ({name!r}) has an empty name")
-            if name.strip() in seen:
-                raise InputError(f"class {name.strip()!r} is given twice, as number {seen[name.strip()]} and {index}")
-            seen[name.strip()] = index
-        return cls(classes, *split_queries(classes))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the classes are called, for models that take names instead of queries."""
-        return self.classes
+        pairs = [(name, index) for index, text in enumerate(classes) for name in split_names(text)]
+        check_names(classes, pairs)
+        names = classes if names is None else list_of_names(names, "names")
+        if len(names) != len(classes):
+            raise InputError(f"{len(names)} names were given for {len(classes)} classes; give one for each")
+        return cls(classes, *(tuple(column) for column in zip(*pairs, strict=True)), names)
 
     def index(self, name: str) -> int:
-        """The class of that name, as given or by one of its several names."""
-        if name in self.classes:
-            return self.classes.index(name)
-        if name in self.queries:
-            return self.class_of_query[self.queries.index(name)]
-        raise InputError(f"{name!r} is none of the classes; {nearest(name, self.classes)}")
+        """The class of that name: the class as given, its own name, or one of its several names."""
+        for known, index in (
+            *zip(self.classes, range(len(self.classes)), strict=True),
+            *zip(self.names, range(len(self.names)), strict=True),
+            *zip(self.queries, self.class_of_query, strict=True),
+        ):
+            if name == known:
+                return index
+        raise InputError(f"{reprlib.repr(name)} is none of the classes; {nearest(name, self.classes)}")
 
 
-def split_queries(classes) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """All names of all classes in order, and for each the index of its class; nothing is stripped."""
-    pairs = [(name, index) for index, line in enumerate(classes) for name in line.split(SEPARATOR)]
-    return tuple(name for name, _ in pairs), tuple(index for _, index in pairs)
+def list_of_names(names, what: str) -> tuple[str, ...]:
+    """A list, tuple, array or any other ordered series of texts, as a tuple of str.
+
+    Raises InputError for a single text (a forgotten comma turns ("sky",) into "sky", three names of a letter each),
+    bytes, a dict or a set (no order), and for entries that are not texts. `what` is the argument's name.
+    """
+    if isinstance(names, str):
+        given = shortened(names)
+        raise InputError(f"{what} must be a list of names, not the single text {given}: write [{given}]")
+    not_a_list = InputError(f"{what} must be a list of names, not {reprlib.repr(names)}")
+    if isinstance(names, (bytes, dict, set, frozenset)):
+        raise not_a_list
+    try:
+        names = tuple(names)
+    except TypeError:  # not iterable; a NumPy array without dimensions says so only when it is tried
+        raise not_a_list from None
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InputError(f"{what}: entry {index} is {reprlib.repr(name)}, not a text")
+    return tuple(map(str, names))  # NumPy's own texts become plain ones
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names of one class in text from people: separated by semicolons, without the blanks around them."""
+    return tuple(name.strip() for name in text.split(";"))
+
+
+def check_names(classes: tuple[str, ...], pairs: list[tuple[str, int]]) -> None:
+    """InputError for a name that cannot be used or is repeated; a warning if it stands in two classes."""
+    first = {}
+    for name, index in pairs:
+        if problem := problem_with(name):
+            raise InputError(f"class {index} ({shortened(classes[index])}) has {problem}")
+        reading = as_read(name)
+        if reading not in first:
+            first[reading] = index
+            continue
+        other = first[reading]
+        if other == index:
+            raise InputError(f"class {index} ({shortened(classes[index])}) holds the name {name!r} twice")
+        both = f"classes {other} ({shortened(classes[other])}) and {index} ({shortened(classes[index])})"
+        if classes[other].strip() == classes[index].strip():
+            raise InputError(f"class {shortened(classes[index].strip())} is given twice, as number {other} and {index}")
+        if readings(classes[other]) == readings(classes[index]):
+            raise InputError(f"{both} are the same to CLIP; give each class once")
+        warnings.warn(f"{both} share the name {name!r}: class {other} gets all its pixels", stacklevel=3)
+
+
+def problem_with(name: str) -> str | None:
+    """Why a name cannot be used, or None."""
+    if not name.strip():
+        return "an empty name"
+    if not name.isprintable():
+        for character in name:
+            if unicodedata.category(character) in ("Cc", "Cs"):  # control characters, halves of surrogate pairs
+                return f"a name with the control character {character!r}; remove it"
+    if not any(map(str.isalnum, name)) and all(unicodedata.category(character)[0] in "PZ" for character in name):
+        return f"the name {name!r}, which has no letter, digit or symbol"
+    return None
+
+
+def readings(text: str) -> set[str]:
+    """The names of a class as CLIP reads them."""
+    return {as_read(name) for name in split_names(text)}
+
+
+def as_read(name: str) -> str:
+    """What CLIP's tokenizer makes of a name: composed characters, lower case, single blanks."""
+    return " ".join(unicodedata.normalize("NFC", name).lower().split())
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text in quotes, for messages."""
+    return repr(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def parse_classes_argument(given: str) -> list[str]:
+    """The classes of a --classes argument: separated by commas, or one a line of a .txt file.
+
+    Empty lines at the end of the file do not count. Raises NotFound, InputError.
+    """
+    if not given.lower().endswith(".txt"):
+        return [name.strip() for name in given.split(",")]
+    return class_lines(read_class_file(given).rstrip())
+
+
+def read_class_file(path: str | Path) -> str:
+    """The text of a class file, without a byte-order mark; NotFound, or InputError if it is not UTF-8."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"class file {path} is not a regular file")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"class file {path} is not UTF-8 text; save it as UTF-8, one class a line") from None
+    except FileNotFoundError:
+        raise NotFound(f"class file {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"cannot read class file {path}: {error.strerror}") from None
 
 
 def class_lines(text: str) -> list[str]:
     """The classes of a class file: one a line; a newline at the end of the last line adds none."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def split_queries(lines) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """All names of a published class file in order, and the index of the class of each; nothing is stripped."""
+    pairs = [(name, index) for index, line in enumerate(lines) for name in line.split(SEPARATOR)]
+    return tuple(name for name, _ in pairs), tuple(index for _, index in pairs)
 
 
 def warn_unknown(vocabulary: Vocabulary, known: tuple[str, ...] | None) -> None:

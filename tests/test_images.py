@@ -14,7 +14,7 @@ from PIL import Image
 from proxyclip.errors import InputError, NotFound
 from proxyclip.image_io import denormalise, normalise, read_image, resize, scaled_size, to_tensor
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "proxyclip"
+GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "golden" / "data") / "proxyclip"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference data at {GOLDEN}")
 
 

@@ -3,8 +3,6 @@
 Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E joint embedding width.
 """
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +32,7 @@ class DenseCLIP(nn.Module):
         """The image tower."""
         return self.model.visual
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of all that text embeddings depend on, for the cache of those: the weights, and what is not among them.
 

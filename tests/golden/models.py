@@ -1,6 +1,7 @@
 """The tiny models of the reference cases, built from their configurations and loaded strictly."""
 
-from golden.cases import weights
+import torch
+from golden.cases import Case
 
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
@@ -10,9 +11,9 @@ from proxyclip.backbones.weights import load_strict
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def clip(name: str) -> DenseCLIP:
+def clip(case: Case, name: str) -> DenseCLIP:
     """An image tower from the case's weights, in an open_clip model whose text tower is not used."""
-    config, state = weights(name)
+    config, state = case.weights(name)
     open_clip = import_library("open_clip")
     vision = {key: config[key] for key in ("image_size", "patch_size", "width", "layers")}
     vision["head_width"] = config["width"] // config["heads"]
@@ -22,10 +23,12 @@ def clip(name: str) -> DenseCLIP:
     return DenseCLIP(model.eval(), None, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, name)
 
 
-def text_clip(name: str) -> DenseCLIP:
+def text_clip(case: Case, name: str) -> DenseCLIP:
     """A text tower from the case's weights, in an open_clip model whose image tower is not used."""
-    config, state = weights(name)
+    config, state = case.weights(name)
     open_clip = import_library("open_clip")
+    if "token_embedding.rows" in state:  # the shipped case holds the rows of its own tokens only
+        state["token_embedding.weight"] = all_rows(state["token_embedding.weight"], state.pop("token_embedding.rows"))
     vocabulary, width = state["token_embedding.weight"].shape
     context = len(state["positional_embedding"])
     text = {"context_length": context, "vocab_size": vocabulary, "width": width, "heads": config["heads"]}
@@ -37,9 +40,14 @@ def text_clip(name: str) -> DenseCLIP:
     return DenseCLIP(model.eval(), open_clip.get_tokenizer("ViT-B-16"), *IMAGENET, name)
 
 
-def vfm(name: str, window: int | None = None, features: str = "tokens"):
+def all_rows(weight: torch.Tensor, rows: torch.Tensor, vocabulary: int = 49408) -> torch.Tensor:
+    """The table with NaN in the rows that are not given: a wrong token cannot pass unnoticed."""
+    return weight.new_full((vocabulary, weight.shape[1]), float("nan")).index_copy_(0, rows, weight)
+
+
+def vfm(case: Case, name: str, window: int | None = None, features: str = "tokens"):
     """A VFM from the case's weights; `window` is the size that MAE stretches its input to."""
-    config, state = weights(name)
+    config, state = case.weights(name)
     kind = config["kind"]
     if "SAM" in kind:
         return sam_encoder(config, state)
