@@ -17,7 +17,7 @@ from PIL import Image
 
 import proxyclip
 from datasets import scenes
-from datasets.scenes.benchmark import DrawnScenes
+from datasets.scenes.dataset import SyntheticScenes
 from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.files import writable_folder, write_whole
@@ -123,7 +123,7 @@ def show_scene(folder: Path, chosen: dict) -> None:
     """One drawn scene in three ways beside its truth, as one picture: what the proxy attention is for."""
     started = time.perf_counter()
     image, truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
-    colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
+    colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)
     panel = partial(colours_over, image, colours=colours, alpha=0.7)
     results, below = {}, []
     for method, title in METHODS.items():

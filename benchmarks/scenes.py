@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import proxyclip  # noqa: E402
 from datasets import scenes  # noqa: E402
-from datasets.scenes.benchmark import DrawnScenes  # noqa: E402
+from datasets.scenes.dataset import SyntheticScenes  # noqa: E402
 from proxyclip.errors import InputError, main_guard  # noqa: E402
 from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
 from proxyclip.files import write_image  # noqa: E402
@@ -121,7 +121,7 @@ beside = partial(joined, below=False)
 
 def picture() -> Image.Image:
     """Six scenes side by side; below each other the images, the truth, and what each method makes of it."""
-    colours = np.array(DrawnScenes().colours, np.uint8)  # (K, 3)
+    colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)
     drawn = [scenes.draw(seed, SHOWN_SIZE) for seed in SHOWN]
     maps = {"the truth": [label for _, label in drawn]}
     for method, title in METHODS.items():

@@ -23,7 +23,6 @@ ADE20K = SegmentationData(
     },
     zero_is_void=True,
     palette=COLOURS,
-    source="unpack ADEChallengeData2016.zip of sceneparsing.csail.mit.edu in ade, below the data root",
 )
 config = EvalConfig(
     data=ADE20K,

@@ -14,10 +14,9 @@ ADE847 = SegmentationData(
             labels="annotations_detectron2/validation/{}.tif",
             listing="validation.txt",
             count=(2000,),
-            prepare="ade847",
+            prepare=("ade847",),
         ),
     },
     void=65535,
-    source="unpack ADE20K_2021_17_01.zip of ade20k.csail.mit.edu in the data root",
 )
 config = EvalConfig(data=ADE847, short_side=448)

@@ -14,18 +14,16 @@ CITYSCAPES = SegmentationData(
             images="leftImg8bit/val/{}_leftImg8bit.png",  # the stem holds the city's folder
             labels="gtFine/val/{}_gtFine_labelTrainIds.png",
             count=(500,),
-            prepare="cityscapes",
+            prepare=("cityscapes",),
         ),
         "train": Split(
             images="leftImg8bit/train/{}_leftImg8bit.png",
             labels="gtFine/train/{}_gtFine_labelTrainIds.png",
             count=(2975,),
-            prepare="cityscapes",
+            prepare=("cityscapes",),
         ),
     },
     palette=COLOURS,
-    source="unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com in cityscapes, "
-    "below the data root",
 )
 config = EvalConfig(
     data=CITYSCAPES,

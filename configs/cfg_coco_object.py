@@ -14,12 +14,11 @@ COCO_OBJECT = SegmentationData(
             images="images/val2017/{}.jpg",
             labels="annotations/val2017/{}_instanceTrainIds.png",
             count=(5000,),
-            prepare="coco_object",
+            prepare=("coco_object",),
         ),
     },
     void=None,
     palette=((0, 0, 0), *COCO_STUFF[:80]),
-    source="unpack val2017.zip and stuffthingmaps_trainval2017.zip as for coco_stuff164k",
 )
 config = EvalConfig(
     data=COCO_OBJECT,

@@ -14,13 +14,13 @@ COCO_STUFF164K = SegmentationData(
             images="images/val2017/{}.jpg",
             labels="annotations/val2017/{}_labelTrainIds.png",
             count=(5000,),
-            prepare="coco_stuff",
+            prepare=("coco_stuff",),
         ),
         "train": Split(
             images="images/train2017/{}.jpg",
             labels="annotations/train2017/{}_labelTrainIds.png",
             count=(118287,),
-            prepare="coco_stuff",
+            prepare=("coco_stuff",),
         ),
     },
     palette=COCO_STUFF,
@@ -43,8 +43,6 @@ COCO_STUFF164K = SegmentationData(
             "wall-concrete",
         ),
     },
-    source="unpack val2017.zip (and train2017.zip) of images.cocodataset.org/zips in coco_stuff164k/images, below the "
-    "data root, and stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff in coco_stuff164k/annotations",
 )
 config = EvalConfig(
     data=COCO_STUFF164K,

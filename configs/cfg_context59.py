@@ -14,15 +14,15 @@ CONTEXT59 = SegmentationData(
             images="JPEGImages/{}.jpg",
             labels="SegmentationClassContext/{}.png",
             listing="ImageSets/SegmentationContext/val.txt",
-            count=(5104, 5105),
-            prepare="context",
+            count=(5105, 5104),  # one image less in some published lists
+            prepare=("context",),
         ),
         "train": Split(
             images="JPEGImages/{}.jpg",
             labels="SegmentationClassContext/{}.png",
             listing="ImageSets/SegmentationContext/train.txt",
             count=(4996, 4998),
-            prepare="context",
+            prepare=("context",),
         ),
     },
     zero_is_void=True,
@@ -43,7 +43,5 @@ CONTEXT59 = SegmentationData(
             "plate",
         ),
     },
-    source="unpack VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC/voc2010 in the data root, and put "
-    "trainval_merged.json of Pascal in Detail beside its JPEGImages",
 )
 config = EvalConfig(data=CONTEXT59)

@@ -1,7 +1,7 @@
-"""The drawn scenes, 24 classes; nothing to download, and the embedded models know them: --model mini."""
+"""Synthetic scenes, 24 classes; nothing to download, and the embedded models were trained on them: --model mini."""
 
 from configs.base import EvalConfig
-from datasets.scenes.benchmark import DrawnScenes
+from datasets.scenes.dataset import SyntheticScenes
 
-SCENES = DrawnScenes()
+SCENES = SyntheticScenes()
 config = EvalConfig(data=SCENES, short_side=128, crop=64, stride=32, split="test")

@@ -20,11 +20,10 @@ VOC20 = SegmentationData(
             labels="SegmentationClassAug/{}.png",
             listing="ImageSets/Segmentation/trainaug.txt",
             count=(10582,),
-            prepare="voc_aug",
+            prepare=("voc_aug",),
         ),
     },
     zero_is_void=True,
     unseen={"zegclip": ("pottedplant", "sheep", "sofa", "train", "tvmonitor")},
-    source="unpack VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012 in the data root",
 )
 config = EvalConfig(data=VOC20, prompts={"boat": "ship", "diningtable": "table"})

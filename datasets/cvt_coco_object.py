@@ -1,4 +1,4 @@
-"""COCO-Object from COCO-Stuff: writes labels for the 80 thing classes and background, and links the images.
+"""COCO-Object from COCO-Stuff: writes label maps for the 80 thing classes and background, and links the images.
 
     python datasets/cvt_coco_object.py STUFF_ROOT -o OUT
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one a core")
     arguments = parser.parse_args(argv)
     tasks = coco_object.tasks(arguments.stuff_root, arguments.out)
-    made = run(tasks, arguments.processes)
+    made = run(tasks, arguments.out, arguments.processes)
     print(f"{made} files made, {len(tasks) - made} were there already, in {arguments.out}")
 
 

@@ -1,4 +1,4 @@
-"""One split of a dataset on disk: what is there, what is wrong with it, and what repairs it."""
+"""One split of a dataset on disk: what is there, what is wrong with it, and how to fix it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.folder import Item, read_image, read_label
-from datasets.segmentation import VOID, SegmentationData
+from datasets.downloads import archives
+from datasets.folder import Item
+from datasets.label_map import VOID, LabelValues
+from datasets.segmentation import SegmentationData
 from proxyclip.errors import InputError, NotFound
+from proxyclip.image_io import read_image
 
 
 @dataclass
 class Diagnosis:
-    """What was found of one split of one dataset. state: "fine", "faulty" or "missing"."""
+    """What was found of one split of one dataset. state: "ok", "invalid" or "missing"."""
 
     name: str
     path: Path
-    state: str = "fine"
+    state: str = "ok"
     lines: list[str] = field(default_factory=list)
 
     def __str__(self):
@@ -25,31 +28,42 @@ class Diagnosis:
 
 
 def examine(data: SegmentationData, root: Path, split: str = "val", sample: int = 50) -> Diagnosis:
-    """Looks at one split of a dataset: files, counts, `sample` labels and their images."""
+    """Checks one split of a dataset: files, counts, and `sample` pairs of image and label map.
+
+    Raises InputError if the dataset has no such split.
+    """
+    files = data.split(split)
     diagnosis = Diagnosis(data.name, root / data.folder)
     try:
         folder = data.open(root, split, allow_missing=True)
     except (NotFound, InputError) as error:
-        diagnosis.state = "missing" if isinstance(error, NotFound) else "faulty"
-        diagnosis.lines.append(str(error))
+        diagnosis.state = "missing" if isinstance(error, NotFound) else "invalid"
+        diagnosis.lines += [str(error), *fixes(data, split)]
         return diagnosis
     missing = set(folder.missing())
     images = sum(item.image not in missing for item in folder.items)
     labels = sum(item.label not in missing for item in folder.items)
-    expected = " or ".join(map(str, counts)) if (counts := data.splits[split].count) else "any number"
+    expected = " or ".join(map(str, files.count)) or "any number"
     diagnosis.lines.append(f"{split}: {images} images and {labels} labels; expected: {expected}")
     faults = [f"{len(missing)} files not found, the first: {min(missing)}"] if missing else []
-    if not missing and counts and len(folder) not in counts:
+    if not missing and files.count and len(folder) not in files.count:
         faults.append(f"{len(folder)} pairs, not {expected}: scores cannot be compared with published ones")
     complete = [item for item in folder.items if not missing & {item.image, item.label}]
-    pixels, bad = look_at(spread(complete, sample), data)
+    pixels, bad = check_pairs(spread(complete, sample), folder.values)
     if pixels:
         diagnosis.lines.append(histogram(data, pixels))
     if faults or bad:
-        # Images without a single label: the download is there, and still to be converted.
-        diagnosis.state = "faulty" if labels else "missing"
-        diagnosis.lines += [*faults, *bad, f"mend: {data.mend(split)}"]
+        # Images without a single label: the download is there, but has not been converted.
+        diagnosis.state = "invalid" if labels else "missing"
+        diagnosis.lines += [*faults, *bad, *fixes(data, split)]
     return diagnosis
+
+
+def fixes(data: SegmentationData, split: str) -> list[str]:
+    """What to download and what to run, a line each."""
+    commands = [f"run: python -m datasets.prepare {name}" for name in data.split(split).prepare]
+    downloads = [data.source] if data.source else archives(data.name, split)
+    return [*(f"download: {entry}" for entry in downloads), *commands]
 
 
 def spread(items: list, count: int) -> list:
@@ -57,19 +71,19 @@ def spread(items: list, count: int) -> list:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
-def look_at(items: list[Item], data: SegmentationData) -> tuple[Counter, list[str]]:
+def check_pairs(items: list[Item], values: LabelValues) -> tuple[Counter, list[str]]:
     """How many pixels each class has, and what is wrong with the pairs: how many of them, and the first one."""
     pixels, bad, sizes = Counter(), [], []
     for item in items:
         try:
-            image, label = read_image(item.image), read_label(item.label, data)
+            image, label = read_image(item.image), values.read(item.label)
         except (NotFound, InputError) as error:
             bad.append(str(error))
             continue
         if image.shape[:2] != label.shape:
             sizes.append(f"{item.image} {image.shape[1]}x{image.shape[0]}, label {label.shape[1]}x{label.shape[0]}")
-        values, counts = np.unique(label, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        indices, counts = np.unique(label, return_counts=True)
+        pixels.update(dict(zip(indices.tolist(), counts.tolist(), strict=True)))
     faults = [f"{len(bad)} of {len(items)} sampled pairs cannot be used, the first: {bad[0]}"] if bad else []
     if sizes:
         faults.append(f"{len(sizes)} of {len(items)} sampled images differ from their label in size: {sizes[0]}")

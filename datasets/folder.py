@@ -1,6 +1,7 @@
-"""A split of a dataset as a sequence of images and labels; each pair is read when it is asked for.
+"""A split of a dataset as a sequence of images and label maps; each pair is read when it is asked for.
 
-Shapes: images (H, W, 3) uint8, RGB; labels (H, W) int32, class indices with VOID (-1) for pixels that are not scored.
+Shapes: images (H, W, 3) uint8, RGB, upright; label maps (H, W) int32, class indices with VOID (-1) for pixels that are
+not scored.
 """
 
 import os
@@ -9,17 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from datasets.checks import outside
+from datasets.label_map import LabelValues
+from datasets.split import Split
 from proxyclip.errors import InputError, NotFound
-
-from .segmentation import VOID, SegmentationData
-
-INDEX_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one integer a pixel, a palette's index included
+from proxyclip.image_io import check_regular_file, read_image
 
 
 class Item(NamedTuple):
-    """Where one image and its label lie. The stem names the pair, and may hold folders."""
+    """Where one image and its label map lie. The stem names the pair, and may hold folders."""
 
     stem: str
     image: Path
@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image and its label, read."""
+    """One image and its ground truth."""
 
     stem: str
     image: np.ndarray  # (H, W, 3) uint8, RGB
@@ -37,32 +37,35 @@ class Sample(NamedTuple):
 class SegmentationFolder(Sequence):
     """The pairs of a split: `len(folder)`, `folder.items[i]` without reading, `folder[i]` read. Picklable.
 
+    path: the dataset's folder. files: what lies where in it. values: what the label maps mean. how_to_get: completes
+    the sentence for files that are missing.
+
     Order: the listing's, or sorted by stem. Raises NotFound if a listed or found pair is not complete (unless
     allow_missing), InputError if there is no pair, or one twice.
     """
 
-    def __init__(self, data: SegmentationData, path: Path, split: str = "val", allow_missing: bool = False):
-        self.data, self.path, self.split = data, path, split
-        files = data.splits[split]
-        stems = listed(path / files.listing, data.mend(split)) if files.listing else self._found()
+    def __init__(
+        self, path: Path, files: Split, values: LabelValues, how_to_get: str = "", allow_missing: bool = False
+    ):
+        self.path, self.files, self.values, self.how_to_get = path, files, values, how_to_get
+        stems = listed(path / files.listing, how_to_get) if files.listing else self._found()
         self.items = [
             Item(s, path / files.images.replace("{}", s), path / files.labels.replace("{}", s)) for s in stems
         ]
         if not allow_missing and (missing := self.missing()):
             more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-            raise NotFound(f"{data.name}: {missing[0]}{more} not found; {data.mend(split)}")
+            raise NotFound(f"{values.dataset}: {missing[0]}{more} not found; {how_to_get}")
 
     def _found(self) -> list[str]:
-        files = self.data.splits[self.split]
-        stems = matching(self.path, files.images) | matching(self.path, files.labels)
+        stems = matching(self.path, self.files.images) | matching(self.path, self.files.labels)
         if not stems:
-            sought = self.path / files.images.replace("{}", "*")
-            raise NotFound(f"{self.data.name}: no file fits {sought}; {self.data.mend(self.split)}")
+            pattern = self.path / self.files.images.replace("{}", "*")
+            raise NotFound(f"{self.values.dataset}: no file fits {pattern}; {self.how_to_get}")
         return sorted(stems)
 
     def missing(self) -> list[Path]:
-        """The images and labels of `items` that are not there."""
-        return [path for item in self.items for path in (item.image, item.label) if not path.is_file()]
+        """The images and label maps of `items` that are not there."""
+        return [path for item in self.items for path in (item.image, item.label) if not os.path.exists(path)]
 
     def __len__(self):
         return len(self.items)
@@ -70,27 +73,37 @@ class SegmentationFolder(Sequence):
     def __getitem__(self, index: int) -> Sample:
         """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
         item = self.items[index]
-        image, label = read_image(item.image), read_label(item.label, self.data)
+        image, label = read_image(item.image), self.values.read(item.label)
         if image.shape[:2] != label.shape:
             sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
             raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
         return Sample(item.stem, image, label)
 
 
-def listed(path: Path, mend: str) -> list[str]:
-    """The stems of a split file: one a line; any line ending, blanks around a stem and empty lines do not matter."""
+def listed(path: Path, how_to_get: str) -> list[str]:
+    """The stems of a split file: one a line; any line ending, blanks around a stem and empty lines do not matter.
+
+    Raises NotFound, and InputError for a stem that is listed twice or leads out of the dataset's folder.
+    """
+    if not os.path.exists(path):
+        raise NotFound(f"the split file {path} does not exist; {how_to_get}")
+    check_regular_file(path, f"the split file {path}")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise NotFound(f"the split file {path} does not exist; {mend}") from None
     except UnicodeDecodeError:
-        raise InputError(f"the split file {path} is no text in UTF-8") from None
+        raise InputError(f"the split file {path} is not text in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read the split file {path}: {error.strerror}") from None
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
-        raise InputError(f"the split file {path} lists no image; {mend}")
-    if len(set(stems)) < len(stems):
-        twice = next(stem for i, stem in enumerate(stems) if stem in stems[:i])
-        raise InputError(f"the split file {path} lists {twice} twice")
+        raise InputError(f"the split file {path} lists no image; {how_to_get}")
+    seen = set()
+    for stem in stems:
+        if stem in seen:
+            raise InputError(f"the split file {path} lists {stem} twice")
+        seen.add(stem)
+    if (stem := outside(stems)) is not None:
+        raise InputError(f"the split file {path} lists {stem!r}, which is not a name below the dataset's folder")
     return stems
 
 
@@ -105,44 +118,3 @@ def matching(folder: Path, pattern: str) -> set[str]:
             if path.startswith(before) and path.endswith(after) and not name.startswith("."):
                 stems.add(path[len(before) : len(path) - len(after)])
     return stems
-
-
-def read_pixels(path: Path, mode: str | None = None) -> tuple[np.ndarray, str]:
-    """The decoded pixels of an image file, converted to a Pillow mode if one is given, and the mode it is stored in."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert(mode) if mode else image), image.mode
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} cannot be read as an image: it is none, or its beginning is lost") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's names for a bad file
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, RGB."""
-    return read_pixels(path, "RGB")[0]
-
-
-def read_indices(path: Path) -> np.ndarray:
-    """(H, W) int32: the stored values of a label, which are a palette's indices if it has one."""
-    stored, mode = read_pixels(path)
-    if mode not in INDEX_MODES:
-        raise InputError(f"the label {path} is saved as {mode}, not as one class index a pixel (palette or grey)")
-    return stored.astype(np.int32)
-
-
-def read_label(path: Path, data: SegmentationData) -> np.ndarray:
-    """(H, W) int32: class indices, VOID where nothing is scored. InputError on any other stored value."""
-    stored = read_indices(path)
-    label = stored - 1 if data.zero_is_void else stored.copy()  # 0 becomes VOID
-    if data.void is not None:
-        label[stored == data.void] = VOID
-    if (bad := (label < VOID) | (label >= len(data.classes))).any():
-        void = f", nor {data.void} for void" if data.void is not None else ""
-        known = f"{int(data.zero_is_void)} ... {len(data.classes) - 1 + data.zero_is_void}"
-        raise InputError(
-            f"the label {path} holds the value {stored[bad][0]}, which is none of {data.name}'s classes {known}{void}"
-        )
-    return label

@@ -1,40 +1,20 @@
-"""What a benchmark is: where its images and labels lie, what its classes are called, what its label values mean."""
+"""What a benchmark is: where its images and label maps lie, what its classes are called, what stored values mean."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.checks import check_plain_name, checked_names, is_whole
+from datasets.downloads import how_to_unpack
+from datasets.folder import SegmentationFolder
+from datasets.label_map import LabelValues
+from datasets.palettes import Colours, pascal
+from datasets.split import Split
 from proxyclip.errors import InputError, NotFound, nearest
 
-from .palettes import Colours, pascal
-
-VOID = -1  # in every label that is read: pixels that are not scored, whatever value the dataset's own files use
 ROOT_VARIABLE = "PROXYCLIP_DATA"
 ROOT_HINT = f"The data root is set by --data-root DIR or the variable {ROOT_VARIABLE}"
-
-
-@dataclass(frozen=True)
-class Split:
-    """The files of one part of a dataset, e.g. its validation images.
-
-    images, labels: patterns below the dataset's folder; `{}` stands for the stem, which may hold folders
-        ("frankfurt/frankfurt_000000_000294").
-    listing: a text file below the folder with one stem a line; empty: every image and every label that fits.
-    count: how many images there should be; several numbers where published copies differ.
-    prepare: the converter that writes the labels (`python -m datasets.prepare NAME`); empty: the download has them.
-    """
-
-    images: str
-    labels: str
-    listing: str = ""
-    count: tuple[int, ...] = ()
-    prepare: str = ""
-
-    def __post_init__(self):
-        for pattern in (self.images, self.labels):
-            if pattern.count("{}") != 1:
-                raise InputError(f"the pattern {pattern!r} must hold {{}} once, where the stem belongs")
 
 
 @dataclass(frozen=True)
@@ -46,7 +26,9 @@ class SegmentationData:
     void: the stored value of pixels that are not scored, None if there is none.
     zero_is_void: the stored value 0 is not scored either, and the stored value k means class k - 1.
     unseen: names of classes that zero-shot training leaves out, by the name of the split.
-    source: what to download, and where to unpack it.
+    source: how to get the files, for a dataset that `datasets/downloads.json` does not hold.
+
+    Raises InputError for a field of the wrong type, or fields that contradict each other.
     """
 
     name: str
@@ -60,13 +42,34 @@ class SegmentationData:
     source: str = ""
 
     def __post_init__(self):
-        if not self.classes or len(set(self.classes)) < len(self.classes) or not all(map(str.strip, self.classes)):
-            raise InputError(f"{self.name}: classes must be names, all different, at least one")
+        check_plain_name(self.name, "name")
+        for field_name in ("folder", "source"):
+            if not isinstance(value := getattr(self, field_name), str):
+                raise InputError(f"{self.name}: {field_name} must be a text, not {value!r}")
+        object.__setattr__(self, "classes", checked_names(self.classes, f"{self.name}: classes"))
+        if not self.classes:
+            raise InputError(f"{self.name}: classes must hold at least one name")
+        if not isinstance(self.splits, Mapping) or not all(isinstance(s, Split) for s in self.splits.values()):
+            raise InputError(f"{self.name}: splits must be a dict such as {{'val': Split(...)}}, not {self.splits!r}")
+        if not (self.void is None or is_whole(self.void, 0)):
+            raise InputError(f"{self.name}: void must be a stored value such as 255, or None, not {self.void!r}")
+        if not isinstance(self.zero_is_void, bool):
+            raise InputError(f"{self.name}: zero_is_void must be True or False, not {self.zero_is_void!r}")
+        self._check_palette()
+        self._check_unseen()
+
+    def _check_palette(self):
+        if not isinstance(self.palette, (tuple, list)) or not all(map(is_colour, self.palette)):
+            raise InputError(f"{self.name}: palette must be a tuple of (r, g, b), each from 0 to 255")
         if self.palette and len(self.palette) != len(self.classes):
             raise InputError(f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes")
+
+    def _check_unseen(self):
+        if not isinstance(self.unseen, Mapping):
+            raise InputError(f"{self.name}: unseen must be a dict from the name of a split to names of classes")
         for split, names in self.unseen.items():
-            if unknown := set(names) - set(self.classes):
-                raise InputError(f"{self.name}: unseen classes of {split!r} that are no classes: {sorted(unknown)}")
+            if unknown := set(checked_names(names, f"{self.name}: unseen[{split!r}]")) - set(self.classes):
+                raise InputError(f"{self.name}: unseen[{split!r}] names {sorted(unknown)}, which are not classes")
 
     @property
     def colours(self) -> Colours:
@@ -79,17 +82,23 @@ class SegmentationData:
         values = ["0"] * self.zero_is_void + [str(self.void)] * (self.void is not None)
         return " and ".join(values) or "none"
 
-    def open(self, root: str | Path | None = None, split: str = "val", allow_missing: bool = False):
-        """The images and labels of one split, as a `SegmentationFolder`.
+    def open(
+        self, root: str | Path | None = None, split: str = "val", allow_missing: bool = False
+    ) -> SegmentationFolder:
+        """The images and label maps of one split.
 
         root: the data root; see `data_root`. allow_missing: files that are not there are an error only when read.
-        Raises NotFound or InputError, with a sentence that says what was sought where and how to mend it.
+        Raises NotFound or InputError, with a sentence that says what was looked for where and how to get it.
         """
-        from .folder import SegmentationFolder
+        files = self.split(split)
+        values = LabelValues(self.name, len(self.classes), self.void, self.zero_is_void)
+        return SegmentationFolder(self.locate(root, split), files, values, self.how_to_get(split), allow_missing)
 
-        if split not in self.splits:
-            raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
-        return SegmentationFolder(self, self.locate(root, split), split, allow_missing)
+    def split(self, name: str) -> Split:
+        """One of `splits`; InputError that names the nearest if there is none of that name."""
+        if name not in self.splits:
+            raise InputError(f"{self.name} has no split {name!r}; {nearest(name, self.splits)}")
+        return self.splits[name]
 
     def locate(self, root: str | Path | None = None, split: str = "val") -> Path:
         """The dataset's folder below the data root; NotFound if it is not there."""
@@ -98,14 +107,19 @@ class SegmentationData:
             return path
         above = next((parent for parent in root.parents if (parent / self.folder).is_dir()), None)
         raise NotFound(
-            f"{self.name} was sought in {path}, which {'is no folder' if path.exists() else 'does not exist'}; "
-            f"{f'did you mean --data-root {above}?' if above else self.mend(split) + '.'} {ROOT_HINT}"
+            f"{self.name} was looked for in {path}, which {'is not a folder' if path.exists() else 'does not exist'}; "
+            f"{f'did you mean --data-root {above}?' if above else self.how_to_get(split) + '.'} {ROOT_HINT}"
         )
 
-    def mend(self, split: str = "val") -> str:
-        """What puts the files of a split in place: the download, and the command that converts it."""
-        command = f"python -m datasets.prepare {name}" if (name := self.splits[split].prepare) else ""
-        return "; then run ".join(step for step in (self.source, command) if step)
+    def how_to_get(self, split: str = "val") -> str:
+        """How to put the files of a split in place: what to unpack where, and the commands that convert it."""
+        commands = [f"run python -m datasets.prepare {name}" for name in self.split(split).prepare]
+        steps = [self.source or how_to_unpack(self.name, split), *commands]
+        return ", then ".join(filter(None, steps)) or f"put the files of {self.name} there"
+
+
+def is_colour(value) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 3 and all(is_whole(part, 0, 255) for part in value)
 
 
 def data_root(flag: str | Path | None = None) -> Path:

@@ -1,30 +1,34 @@
-"""Pictures in: reading anything as RGB, the published resize, tensors.
+"""Images in: any raster file as RGB, the resize of the published runs, tensors.
 
 Images are uint8 (H, W, 3) RGB arrays until `to_tensor`, then float32 (3, H, W) in [0, 1].
 """
 
+import functools
 import os
+import stat
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from proxyclip.errors import InputError, NotFound
 
 MAX_PIXELS = 100_000_000  # what an image may decode to, unless the caller allows more
+# Raster formats only: for PostScript, whatever the file is called, Pillow would start Ghostscript, which runs it.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "ICO", "AVIF")
 
 _pillow_limit = threading.Lock()
 
 
 def read_image(source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Any picture as (H, W, 3) uint8 RGB, upright.
+    """Any image as (H, W, 3) uint8 RGB, upright.
 
     `source` is a path, a PIL image, or a uint8 or uint16 array of shape (H, W), (H, W, 1), (H, W, 2) grey and alpha,
     (H, W, 3) RGB or (H, W, 4) RGBA. Transparent parts are laid over white, 16 bits are scaled to 8 with rounding, EXIF
-    rotation is applied, and of several frames the first is taken. `max_pixels` is compared with the size in the file's
-    header, before anything is decoded.
+    orientation is applied, and of several frames the first is taken. `max_pixels` is compared with the size in the
+    file's header, before anything is decoded.
 
     Raises NotFound for a path that does not exist, InputError for everything else that cannot be read.
     """
@@ -34,22 +38,43 @@ def read_image(source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return rgb_from_pillow(source, "the given image", max_pixels)
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"an image must be a path, a PIL image or an array (H, W, 3), not {type(source).__name__}")
-    path = Path(source)
-    if not path.exists():
-        raise NotFound(f"image {path} does not exist")
-    if path.is_dir():
-        raise InputError(f"image {path} is a folder: name one file in it")
+    with open_image(source) as image:
+        return rgb_from_pillow(image, f"image {source}", max_pixels)
+
+
+def open_image(path: str | os.PathLike, kind: str = "image") -> Image.Image:
+    """A file of one of FORMATS as a PIL image that is not decoded yet. kind: what error messages call the file."""
+    name = f"{kind} {path}"
+    check_regular_file(path, name)
     try:
         with without_pillow_limit():
-            image = Image.open(path)
+            return Image.open(path, formats=installed_formats())
     except UnidentifiedImageError:
-        raise InputError(f"image {path} is no picture that Pillow can read, or it is damaged") from None
+        raise InputError(f"cannot read {name}: unsupported format or corrupted file") from None
     except Exception as error:  # for a damaged header each format of Pillow has errors of its own
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"image {path} cannot be opened: {error.strerror}") from None
-        raise InputError(f"image {path} is truncated or damaged: {error}") from None
-    with image:
-        return rgb_from_pillow(image, f"image {path}", max_pixels)
+        reason = getattr(error, "strerror", None) or f"truncated or corrupted file ({error})"
+        raise InputError(f"cannot read {name}: {reason}") from None
+
+
+def check_regular_file(path: str | os.PathLike, name: str) -> None:
+    """NotFound or InputError unless `path` is a regular file; nothing is opened, since opening a FIFO can block."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{name} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a character that no path can hold
+        raise InputError(f"cannot open {name}: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{name} is a folder: name one file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{name} is not a regular file but a pipe, device or socket")
+
+
+@functools.cache
+def installed_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @contextmanager
@@ -64,23 +89,32 @@ def without_pillow_limit():
 
 
 def check_size(height: int, width: int, name: str, max_pixels: int) -> None:
-    if height * width == 0:
+    pixels = height * width
+    if pixels == 0:
         raise InputError(f"{name} is empty: it has {height}x{width} pixels (height x width)")
-    if height * width > max_pixels:
-        raise InputError(
-            f"{name} has {height}x{width} = {height * width} pixels, more than max_pixels={max_pixels}: "
-            "make it smaller, or raise max_pixels"
-        )
+    if pixels > max_pixels:
+        size = f"{height}x{width} = {pixels} pixels"
+        raise InputError(f"{name} has {size}, more than max_pixels={max_pixels}: make it smaller, or raise max_pixels")
+
+
+def decode(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Loads the pixels of a PIL image; InputError if it is too large, truncated or corrupted."""
+    if image.format == "EPS":
+        raise InputError(f"{name} is PostScript, a program rather than an image: convert it to PNG first")
+    check_size(image.height, image.width, name, max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # a damaged file: each format of Pillow has errors of its own
+        raise InputError(f"cannot read {name}: truncated or corrupted file ({error})") from None
 
 
 def rgb_from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     """(H, W, 3) uint8 of a PIL image, decoding it if that has not happened yet."""
-    check_size(image.height, image.width, name, max_pixels)
+    decode(image, name, max_pixels)
     try:
-        image.load()
         upright = ImageOps.exif_transpose(image)
-    except Exception as error:  # a damaged file: each format of Pillow has errors of its own
-        raise InputError(f"{name} is truncated or damaged: {error}") from None
+    except Exception as error:  # damaged EXIF data: Pillow has many errors for it
+        raise InputError(f"cannot read {name}: corrupted EXIF data ({error})") from None
     if upright.mode.startswith("I"):
         return rgb_from_sixteen_bit(np.asarray(upright), name)
     if upright.mode == "F":
@@ -136,46 +170,20 @@ def scaled_size(height: int, width: int, short_side: int, long_side: int = 2048)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, C) uint8 -> (h, w, C) uint8, bilinear, byte for byte as OpenCV's INTER_LINEAR.
+    """(H, W, 3) uint8 -> (h, w, 3) uint8, bilinear, by OpenCV: published scores rest on its bytes."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
-    Published scores rest on those bytes. OpenCV works with weights of 11 bits and drops bits between the two passes.
+
+def resize_to(image: np.ndarray, size_for) -> np.ndarray:
+    """(H, W, 3) uint8 -> (h, w, 3) uint8 where (h, w) = size_for(H, W), as by `resize`.
+
+    `functools.partial(resize_to, size_for=...)` can be pickled, for worker processes, if `size_for` can.
     """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image.copy()
-    left, weight = taps(width, size[1])
-    left, right = np.clip(left, 0, width - 1), np.clip(left + 1, 0, width - 1)
-    columns = image.take(left, axis=1) * (2048 - weight)[:, None]  # (H, w, C) int32
-    columns += image.take(right, axis=1) * weight[:, None]
-    columns >>= 4
-
-    top, weight = taps(height, size[0])
-    top, bottom = np.clip(top, 0, height - 1), np.clip(top + 1, 0, height - 1)
-    above = columns[top] * (2048 - weight)[:, None, None]  # (h, w, C) int32
-    below = columns[bottom] * weight[:, None, None]
-    above >>= 16
-    below >>= 16
-    above += below
-    above += 2
-    above >>= 2
-    return above.astype(np.uint8)
-
-
-def taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each new sample the index of its left neighbour (may lie outside) and the right one's weight in 1/2048."""
-    scale = 1 / (new_length / length)  # not length / new_length: OpenCV's own rounding
-    position = ((np.arange(new_length) + 0.5) * scale - 0.5).astype(np.float32)
-    left = np.floor(position)
-    weight = np.rint((position - left) * np.float32(2048))
-    return left.astype(np.int32), weight.astype(np.int32)
+    return resize(image, size_for(*image.shape[:2]))
 
 
 def to_tensor(image: np.ndarray):
-    """(H, W, 3) uint8 -> torch (3, H, W) float32 in [0, 1].
-
-    NumPy divides, in this thread: torch would share so little work among all cores and, where another process holds one
-    of them, wait tens of milliseconds for it.
-    """
+    """(H, W, 3) uint8 -> torch (3, H, W) float32 in [0, 1]; divided by NumPy, since torch would wait for busy cores."""
     import torch  # here: `import proxyclip` stays quick
 
     channels = image.transpose(2, 0, 1)  # (3, H, W)

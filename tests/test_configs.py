@@ -7,21 +7,21 @@ import pytest
 from configs.base import EvalConfig
 from configs.class_file import WORDS, read_words
 from configs.load import load_config, names, override
-from datasets.segmentation import SegmentationData
+from datasets.segmentation import SegmentationData, Split
 from proxyclip.errors import InputError, NotFound
 
 # classes, queries, short side, crop, stride, threshold, background, validation images
 PUBLISHED = {
     "cfg_voc21": (21, 46, 336, 336, 112, 0.2, "vocabulary", (1449,)),
     "cfg_voc20": (20, 20, 336, 336, 112, None, "none", (1449,)),
-    "cfg_context60": (60, 60, 336, 336, 112, 0.15, "threshold", (5104, 5105)),
-    "cfg_context59": (59, 59, 336, 336, 112, None, "none", (5104, 5105)),
+    "cfg_context60": (60, 60, 336, 336, 112, 0.15, "threshold", (5105, 5104)),
+    "cfg_context59": (59, 59, 336, 336, 112, None, "none", (5105, 5104)),
     "cfg_coco_object": (81, 97, 336, 336, 112, 0.25, "vocabulary", (5000,)),
     "cfg_coco_stuff164k": (171, 171, 336, 336, 112, None, "none", (5000,)),
     "cfg_city_scapes": (19, 19, 448, 224, 112, None, "none", (500,)),
     "cfg_ade20k": (150, 150, 448, 336, 112, None, "none", (2000,)),
     "cfg_ade847": (847, 847, 448, 336, 112, None, "none", (2000,)),
-    "cfg_context459": (459, 459, 448, 336, 112, None, "none", (5104, 5105)),
+    "cfg_context459": (459, 459, 448, 336, 112, None, "none", (5105, 5104)),
 }
 
 
@@ -93,7 +93,7 @@ def test_zero_shot_splits():
     assert set(unseen["otseg"]) & set(unseen["cascade-clip"]) == {"aeroplane", "boat", "cow", "keyboard"}
 
 
-DATA = SegmentationData(name="d", folder="d", classes=("background", "cat"), splits={"val": None})
+DATA = SegmentationData(name="d", folder="d", classes=("background", "cat"), splits={"val": Split("{}.jpg", "{}.png")})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ DATA = SegmentationData(name="d", folder="d", classes=("background", "cat"), spl
         ({"threshold": 20.0, "background": "threshold"}, "between 0 and 1"),
         ({"threshold": "low", "background": "threshold"}, "between 0 and 1"),
         ({"prompts": {"cats": "tiger"}}, "d has no class 'cats'; did you mean cat"),
-        ({"split": "test"}, "d has no split 'test'; known: val"),
+        ({"split": "test"}, "d has no split 'test'; Known: val"),
     ],
 )
 def test_config_that_contradicts_itself(fields, sentence):
@@ -162,7 +162,7 @@ def test_names_and_paths(name, monkeypatch, pytestconfig):
 def test_unknown_name_suggests():
     with pytest.raises(NotFound, match="no configuration 'cfg_vok20'; did you mean cfg_voc20 or"):
         load_config("cfg_vok20.py")
-    with pytest.raises(NotFound, match="known: cfg_ade20k, cfg_ade847, .*cfg_voc21"):
+    with pytest.raises(NotFound, match="Known: cfg_ade20k, cfg_ade847, .*cfg_voc21"):
         load_config("xyz")
 
 

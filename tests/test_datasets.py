@@ -1,19 +1,22 @@
-"""Every official layout is read, label values mean what they should, and bad data gets one sentence."""
+"""Every official layout is read, label values mean the right classes, and bad data gets one sentence."""
 
-import ast
+import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from tiny_benchmarks import LAYOUTS, build
 
 import datasets
 from configs.load import load_config
 from datasets import palettes
-from datasets.segmentation import VOID, SegmentationData, Split, data_root
+from datasets.downloads import all_archives, archives, table
+from datasets.label_map import VOID
+from datasets.segmentation import SegmentationData, Split, data_root
 from proxyclip.errors import InputError, NotFound, main_guard
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -95,7 +98,11 @@ def test_split_files_as_people_save_them(voc, listing):
         (b"", "lists no image"),
         (b" \n\n", "lists no image"),
         (b"a\nb\na\n", "lists a twice"),
-        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
+        (b"a\n../../secret\n", "lists '../../secret', which is not a name below the dataset's folder"),
+        (b"/etc/passwd\n", "lists '/etc/passwd', which is not a name below"),
+        (b"..\\secret\n", "which is not a name below"),
+        (b"a\0b\n", "which is not a name below"),
     ],
 )
 def test_bad_split_file(voc, listing, sentence):
@@ -105,9 +112,9 @@ def test_bad_split_file(voc, listing, sentence):
         data.open(root)
 
 
-def test_missing_split_file_names_the_mend(voc):
+def test_missing_split_file_says_how_to_get_it(voc):
     data, root, _ = voc
-    with pytest.raises(NotFound, match=r"trainaug\.txt does not exist; .* python -m datasets\.prepare voc_aug"):
+    with pytest.raises(NotFound, match=r"trainaug\.txt does not exist; .*benchmark\.tgz.* datasets\.prepare voc_aug"):
         data.open(root, "train")
 
 
@@ -178,7 +185,7 @@ def test_broken_file(voc, which, keep):
     data, root, pairs = voc
     path = pairs[1][which]
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(InputError, match=f"{path.name} cannot be read as an image"):
+    with pytest.raises(InputError, match=rf"cannot read (image|label) .*{path.name}: .* or corrupted file"):
         data.open(root)[1]
 
 
@@ -187,6 +194,43 @@ def test_images_of_other_modes_become_rgb(voc, mode):
     data, root, pairs = voc
     Image.new(mode, (7, 5)).save(pairs[0][1], "TIFF")
     assert data.open(root)[0].image.shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photographs_are_upright_and_labels_are_never_rotated(tmp_path, suffix):
+    data = SegmentationData("d", "", ("a", "b"), {"val": Split(f"images/{{}}.{suffix}", "labels/{}.png")})
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter clockwise
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    stored = np.zeros((4, 8, 3), np.uint8)
+    stored[:, :4] = 255
+    Image.fromarray(stored).save(tmp_path / f"images/x.{suffix}", exif=exif)
+    label = np.zeros((8, 4), np.uint8)
+    label[:2] = 1
+    Image.fromarray(label).save(tmp_path / "labels/x.png", exif=exif)
+    (sample,) = data.open(tmp_path)
+    np.testing.assert_array_equal(sample.label, label)
+    assert sample.image.shape == (8, 4, 3) and sample.image[0].min() > 250 and sample.image[-1].max() < 5
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["image", "label"])
+def test_postscript_in_place_of_an_image_is_not_run(voc, which, monkeypatch):
+    data, root, pairs = voc
+    pairs[0][which].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 5\nshowpage\n%%EOF\n")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript would have run"))
+    with pytest.raises(InputError, match=f"cannot read .*{pairs[0][which].name}: unsupported format"):
+        data.open(root)[0]
+
+
+@pytest.mark.parametrize("which", [1, 2, None], ids=["image", "label", "listing"])
+def test_a_pipe_is_refused_at_once(voc, which):
+    data, root, pairs = voc
+    path = pairs[0][which] if which else root / SPLIT
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{path.name} is not a regular file"):
+        data.open(root)[0]
 
 
 def test_where_the_data_root_comes_from(monkeypatch, tmp_path):
@@ -232,17 +276,62 @@ def test_worker_processes_can_have_it(voc):
 @pytest.mark.parametrize(
     "wrong, sentence",
     [
+        ({"name": None}, "name must be a text that is not empty, not None"),
+        ({"name": ""}, "name must be a text that is not empty"),
+        ({"name": "a/b"}, "name must be a name without / or"),
+        ({"name": ".."}, "name must be a name without / or"),
+        ({"name": "a\nb"}, "name must be a text"),
+        ({"folder": None}, "folder must be a text"),
         ({"classes": ()}, "at least one"),
-        ({"classes": ("a", "a")}, "all different"),
-        ({"classes": ("a", " ")}, "must be names"),
+        ({"classes": ("sky")}, r"the single text 'sky': a tuple of one name needs a comma, \('sky',\)"),
+        ({"classes": None}, "classes must be a tuple of names, not None"),
+        ({"classes": {"a": 1}}, "classes must be a tuple of names"),
+        ({"classes": ("a", 7)}, "a name in d: classes must be a text that is not empty, not 7"),
+        ({"classes": ("a", "a")}, "all different; 'a' is given twice"),
+        ({"classes": ("a", " ")}, "a name in d: classes must be a text that is not empty"),
+        ({"splits": None}, "splits must be a dict"),
+        ({"splits": {"val": "images/{}.jpg"}}, "splits must be a dict"),
+        ({"void": "255"}, "void must be a stored value such as 255, or None, not '255'"),
+        ({"void": True}, "void must be a stored value"),
+        ({"void": -1}, "void must be a stored value"),
+        ({"zero_is_void": 1}, "zero_is_void must be True or False, not 1"),
         ({"palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
-        ({"unseen": {"mine": ("c",)}}, "no classes: \\['c'\\]"),
+        ({"palette": ((0, 0, 0), (0, 0, 256))}, r"palette must be a tuple of \(r, g, b\), each from 0 to 255"),
+        ({"palette": ((0, 0, 0), (0, 0, 0.5))}, r"palette must be a tuple of \(r, g, b\)"),
+        ({"palette": ("red", "blue")}, r"palette must be a tuple of \(r, g, b\)"),
+        ({"palette": 7}, r"palette must be a tuple of \(r, g, b\)"),
+        ({"unseen": ("a",)}, "unseen must be a dict"),
+        ({"unseen": {"mine": ("c",)}}, "which are not classes"),
+        ({"unseen": {"mine": "a"}}, "the single text 'a'"),
+        ({"source": 7}, "source must be a text"),
     ],
 )
 def test_data_that_contradicts_itself(wrong, sentence):
     data = SegmentationData(name="d", folder="d", classes=("a", "b"), splits={})
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
         replace(data, **wrong)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"images": None}, "Split.images must be a text"),
+        ({"listing": None}, "Split.listing must be a path"),
+        ({"count": 1449}, r"Split.count must be a tuple of whole numbers such as \(1449,\), not 1449"),
+        ({"count": ("1449",)}, "Split.count must be a tuple"),
+        ({"count": (True,)}, "Split.count must be a tuple"),
+        ({"count": (0,)}, "Split.count must be a tuple"),
+        ({"prepare": "context"}, "the single text 'context'"),
+    ],
+)
+def test_split_that_cannot_be(wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        replace(Split(images="{}.jpg", labels="{}.png"), **wrong)
+
+
+def test_a_list_of_classes_is_a_tuple_of_them():
+    assert SegmentationData("d", "d", ["a", "b"], {}) == SegmentationData("d", "d", ("a", "b"), {})
 
 
 def test_pattern_without_a_place_for_the_stem():
@@ -278,16 +367,27 @@ def test_palettes_of_our_own_are_distinct_and_stable(config):
     assert colours == palettes.pascal(847, first=1)[: len(colours)]
 
 
-def imported(path):
-    """The modules that a file imports, as written from the repository's root."""
-    package = path.relative_to(REPOSITORY).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            yield ".".join([*base, *([node.module] if node.module else [])])
-
-
 def test_datasets_is_ours():
     assert Path(datasets.__file__).is_relative_to(REPOSITORY)
+
+
+def test_downloads_are_known_for_every_split_of_every_public_benchmark():
+    used = set()
+    for config in map(load_config, LAYOUTS):
+        for split in config.data.splits:
+            found = archives(config.data.name, split)
+            used |= set(found)
+            assert found and not config.data.source
+            assert found[0].file in config.data.how_to_get(split)
+    assert used == set(all_archives())
+
+
+def test_every_archive_can_be_fetched_and_unpacked():
+    for archive in all_archives():
+        assert archive.access in ("free", "registration", "request form")
+        assert archive.urls and all(re.fullmatch(r"https?://\S+", url) for url in archive.urls)
+        assert re.fullmatch(r"[0-9a-f]{32}|", archive.md5) and ".." not in archive.unpack_in
+
+
+def test_the_table_of_downloads_is_the_data_file():
+    assert table() in (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")

@@ -169,8 +169,8 @@ MISTAKES = {
     ),
     "absent photo": ("absent.jpg --classes cat", "image absent.jpg does not exist"),
     "folder": (". --classes cat", "image . is a folder: name one file in it"),
-    "no image": ("notes.txt --classes cat", "image notes.txt is no picture that Pillow can read, or it is damaged"),
-    "truncated": ("broken.jpg --classes cat", "image broken.jpg is truncated or damaged: "),
+    "no image": ("notes.txt --classes cat", "cannot read image notes.txt: unsupported format or corrupted file"),
+    "truncated": ("broken.jpg --classes cat", "cannot read image broken.jpg: truncated or corrupted file"),
     "threshold": ("street.jpg --classes cat --threshold 2", "--threshold is 2.0: it is a probability, from 0 to 1"),
     "heatmap": ("street.jpg --classes cat,sky --heatmap sly", "'sly' is none of the classes; did you mean sky?"),
     "output": (

@@ -1,4 +1,4 @@
-"""The doctor sees what is there and what is not, names the first bad file, and gives the command that mends it."""
+"""The doctor says which files are there, names the first bad one, what to download and which command to run."""
 
 import subprocess
 import sys
@@ -12,8 +12,9 @@ from tiny_benchmarks import LAYOUTS, build
 
 from configs.load import load_config
 from datasets.examine import examine, spread
-from datasets.segmentation import SegmentationData
+from datasets.segmentation import SegmentationData, Split
 from doctor import main
+from proxyclip.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,10 +33,10 @@ def tiny(config: str, root: Path) -> tuple:
 
 
 @pytest.mark.parametrize("config", sorted(LAYOUTS))
-def test_fine(config, tmp_path):
+def test_ok(config, tmp_path):
     data, _ = tiny(config, tmp_path)
     diagnosis = examine(data, tmp_path)
-    assert diagnosis.state == "fine", diagnosis
+    assert diagnosis.state == "ok", diagnosis
     files, pixels = diagnosis.lines
     assert files == "val: 2 images and 2 labels; expected: 2"
     assert pixels.startswith(f"pixels: {data.classes[0]} 75.0%, {data.classes[1]} 25.0%; {len(data.classes) - 2} of")
@@ -53,8 +54,8 @@ def test_void_is_part_of_the_histogram(tmp_path):
 def test_too_few_files(tmp_path):
     tiny("cfg_voc20", tmp_path)
     diagnosis = examine(load_config("voc20").data, tmp_path)
-    assert diagnosis.state == "faulty"
-    assert "2 pairs, not 1449" in str(diagnosis) and "mend: unpack VOCtrainval" in str(diagnosis)
+    assert diagnosis.state == "invalid"
+    assert "2 pairs, not 1449" in str(diagnosis) and "download: VOCtrainval" in str(diagnosis)
 
 
 def test_nothing_there(tmp_path):
@@ -71,7 +72,7 @@ def test_images_without_labels_are_still_to_be_converted(tmp_path):
     assert diagnosis.state == "missing"
     assert "val: 2 images and 0 labels; expected: 2" in diagnosis.lines
     assert "2 files not found, the first: " + str(pairs[0][2]) in diagnosis.lines
-    assert diagnosis.lines[-1].endswith("run python -m datasets.prepare cityscapes")
+    assert diagnosis.lines[-1].endswith("run: python -m datasets.prepare cityscapes")
 
 
 @pytest.mark.parametrize(
@@ -86,21 +87,21 @@ def test_images_without_labels_are_still_to_be_converted(tmp_path):
     ],
     ids=["no label", "no image", "truncated", "value", "RGB", "size"],
 )
-def test_faulty(harm, sentence, tmp_path):
+def test_invalid(harm, sentence, tmp_path):
     data, pairs = tiny("cfg_voc20", tmp_path)
     _, image, label = pairs[1]
     harm(image, label)
     diagnosis = examine(data, tmp_path)
-    assert diagnosis.state == "faulty"
+    assert diagnosis.state == "invalid"
     assert sentence.format(image=image, label=label) in str(diagnosis)
-    assert diagnosis.lines[-1].startswith("mend: ")
+    assert diagnosis.lines[-1].startswith("download: ")
 
 
 def test_empty_split_file(tmp_path):
     data, _ = tiny("cfg_voc20", tmp_path)
     (tmp_path / LAYOUTS["cfg_voc20"][2]).write_text("")
     diagnosis = examine(data, tmp_path)
-    assert diagnosis.state == "faulty" and "lists no image" in str(diagnosis)
+    assert diagnosis.state == "invalid" and "lists no image" in str(diagnosis)
 
 
 def test_the_sample_is_spread():
@@ -126,7 +127,7 @@ def test_exit_codes(tmp_path, capsys):
     assert main(mine) == 1
     _, pairs = tiny("cfg_voc20", tmp_path)
     assert main(mine) == 0
-    assert f"data root {tmp_path}: 1 fine" in capsys.readouterr().out
+    assert f"data root {tmp_path}: 1 ok" in capsys.readouterr().out
     pairs[0][2].unlink()
     assert main(mine) == 1
     assert main(root) == 1
@@ -134,6 +135,51 @@ def test_exit_codes(tmp_path, capsys):
         main(["vok20", *root])
     assert ended.value.code == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_downloads_of_what_is_missing_are_printed(tmp_path, capsys):
+    assert main(["context59", "--data-root", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "download: VOCtrainval_03-May-2010.tar (free, md5 da459979d0c395079b5c75ee67908abb) from http" in printed
+    assert "trainval_merged.json (free" in printed and "put it in VOCdevkit/VOC2010 below the data root" in printed
+    assert "run: python -m datasets.prepare context\n" in printed
+    main(["voc20", "--data-root", str(tmp_path)])
+    assert "benchmark.tgz" not in capsys.readouterr().out
+    main(["voc20", "--data-root", str(tmp_path), "--split", "train"])
+    assert "download: benchmark.tgz" in capsys.readouterr().out
+    main(["city_scapes", "--data-root", str(tmp_path)])
+    assert "(registration, 11 GB) from https://www.cityscapes-dataset.com/" in capsys.readouterr().out
+
+
+def test_a_source_of_ones_own_is_printed(tmp_path):
+    data = SegmentationData("d", "d", ("a",), {"val": Split("{}.jpg", "{}.png")}, source="ask a friend")
+    assert "download: ask a friend" in examine(data, tmp_path).lines
+    assert "ask a friend" in examine(data, tmp_path).lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["voc20", "--split", "vall"], "voc20: no split 'vall'; did you mean val"),
+        (["--split", "vall"], "no split 'vall'; did you mean val"),
+        (["voc20", "context459", "--split", "train"], "context459: no split 'train'"),
+        (["scenes", "--split", "val"], "scenes: no split 'val'; Known: test, train, tune"),
+        (["--sample", "-1"], "--sample must be 0 or more, not -1"),
+    ],
+)
+def test_a_split_that_does_not_exist_is_an_error(arguments, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--data-root", str(tmp_path)])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_split_that_some_have(tmp_path, capsys):
+    assert main(["--split", "train", "--data-root", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "context459: no split 'train', only val" in printed and "benchmark.tgz" in printed
+    with pytest.raises(InputError, match="voc20 has no split 'vall'"):
+        examine(load_config("voc20").data, tmp_path, "vall")
 
 
 @pytest.mark.parametrize("how", [[str(REPOSITORY / "doctor.py")]])

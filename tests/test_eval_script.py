@@ -183,7 +183,7 @@ def break_mode(image, label):
     [
         (break_size, "different sizes"),
         (break_value, "holds the value 77"),
-        (break_image, "cannot be read as an image"),
+        (break_image, "truncated or corrupted file"),
         (break_mode, "saved as RGB"),
     ],
 )

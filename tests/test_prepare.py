@@ -1,4 +1,4 @@
-"""Each converter, on a miniature of the raw download, makes what its benchmark reads; a stopped one goes on."""
+"""Each converter, on a miniature of the raw download, makes what its benchmark reads; a stopped one continues."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from PIL import Image
 
 from configs.load import load_config
 from datasets import cvt_coco_object
-from datasets.prepare import ade847, coco_stuff, context, tasks
+from datasets.label_map import VOID
+from datasets.prepare import ade847, coco_stuff, context, context459, matlab, tasks, voc_aug
 from datasets.prepare.__main__ import NAMES, main, prepare
-from datasets.segmentation import VOID
 from proxyclip.errors import InputError, NotFound
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -198,9 +198,23 @@ def test_context_has_sixty_categories():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"category_id": 1}, r"2008_000002\.jpg: category 1 is none of the 60"),
-        ({"segmentation": {"size": [7, 9], "counts": [5]}}, r"2008_000002\.jpg: a mask that cannot be decoded"),
-        ({"segmentation": {"size": [9, 7], "counts": COMPRESSED}}, r"2008_000002\.jpg: a mask that cannot be decoded"),
+        ({"category_id": 1}, r"2008_000002\.jpg: category 1 is not one of the 60"),
+        ({"segmentation": {"size": [9, 7], "counts": COMPRESSED}}, r"2008_000002\.jpg: a mask has the size \(9, 7\)"),
+        *(
+            ({"segmentation": rle}, r"2008_000002\.jpg: a mask cannot be decoded")
+            for rle in (
+                {},
+                {"size": [7, 9], "counts": [5]},
+                {"size": [7, 9], "counts": [-1, 32, 32]},
+                {"size": [7, 9], "counts": [2**62, 2**62, 2**62, 2**62 + 63]},
+                {"size": [7, 9], "counts": [63.0]},
+                {"size": [7, 9], "counts": None},
+                {"size": [7, 9], "counts": ""},
+                {"size": [7, 9], "counts": "\xe4"},
+                {"size": "79", "counts": COMPRESSED},
+                {"size": [7], "counts": COMPRESSED},
+            )
+        ),
     ],
 )
 def test_context_with_a_bad_annotation(change, sentence, tmp_path):
@@ -209,15 +223,79 @@ def test_context_with_a_bad_annotation(change, sentence, tmp_path):
         prepare("context", tmp_path / "raw", tmp_path)
 
 
-def test_context_with_a_bad_file(tmp_path):
-    raw_context(tmp_path)
+def harmed(raw: Path, harm) -> Path:
+    """The annotation file of `raw_context` after `harm` has changed what it holds."""
+    raw_context(raw)
+    path = raw / "trainval_merged.json"
+    content = json.loads(path.read_text())
+    harm(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ('{"images": [', "is not complete"),
+        ("[" * 100_000, "is not complete"),
+        ("{}", "is not the annotation file of Pascal in Detail"),
+        ("[]", "is not the annotation file of Pascal in Detail"),
+        ("null", "is not the annotation file of Pascal in Detail"),
+        (b"\xff\xfe{", "is not complete"),
+    ],
+    ids=["cut", "deep", "empty", "list", "null", "not UTF-8"],
+)
+def test_context_with_a_bad_file(content, sentence, tmp_path):
     path = tmp_path / "trainval_merged.json"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"trainval_merged\.json is not complete"):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=rf"trainval_merged\.json {sentence}"):
         prepare("context", tmp_path, tmp_path)
-    path.write_text("{}")
-    with pytest.raises(InputError, match="is not the annotation file of Pascal in Detail"):
-        prepare("context", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key, field, value, sentence",
+    [
+        ("images", None, None, "images must be a list, not NoneType"),
+        ("annos_segmentation", None, {}, "annos_segmentation must be a list, not dict"),
+        ("images", 0, None, "entry 0 of images has no image_id of type int"),
+        ("images", "image_id", "1", "entry 0 of images has no image_id of type int"),
+        ("images", "image_id", [1], "entry 0 of images has no image_id of type int"),
+        ("images", "file_name", None, "entry 0 of images has no file_name of type str"),
+        ("images", "height", True, "entry 0 of images has no height of type int"),
+        ("images", "height", -7, "a size of -7x9 pixels cannot be"),
+        ("images", "width", 10**12, "a size of 7x1000000000000 pixels cannot be"),
+        ("images", "file_name", "../2008_000002.jpg", "the file_name '../2008_000002.jpg' is not a plain name"),
+        ("images", "file_name", "..\\\\a.jpg", "is not a plain name"),
+        ("images", "file_name", "/a.jpg", "the file_name '/a.jpg' is not a plain name"),
+        ("images", "file_name", "2008_000007.png", "is not a plain name, or is there twice"),
+        ("images", "phase", "../../../escaped", "the phase '../../../escaped' is not a plain name"),
+        ("images", "phase", "", "the phase '' is not a plain name"),
+        ("annos_segmentation", "segmentation", [[1, 2]], "no segmentation of type dict"),
+        ("annos_segmentation", "category_id", {}, "no category_id of type int"),
+    ],
+)
+def test_context_with_odd_entries(key, field, value, sentence, tmp_path):
+    def harm(content):
+        if field is None:
+            content[key] = value
+        elif field == 0:
+            content[key][0] = value
+        else:
+            content[key][0][field] = value
+
+    raw, out = tmp_path / "a/b/raw", tmp_path / "a/b/out"
+    path = harmed(raw, harm)
+    with pytest.raises(InputError) as caught:
+        prepare("context", raw, out)
+    assert str(path) in str(caught.value) and sentence in str(caught.value)
+    assert [file for file in tmp_path.rglob("*") if not file.is_relative_to(raw)] == [tmp_path / "a", tmp_path / "a/b"]
+
+
+@pytest.mark.parametrize("target", ["../escaped", "labels/../../escaped"])
+def test_no_converter_writes_outside_its_folder(target, tmp_path):
+    with pytest.raises(InputError, match="would be written outside"):
+        tasks.run([tasks.Task(tasks.write_lines, ["a"], tmp_path / "out" / target)], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_context459(tmp_path):
@@ -277,13 +355,47 @@ def test_mat_file_that_is_not_whole(tmp_path):
         for length in (0, 3, 60, 127, 130, 140, 180, len(whole) - 1):
             path.write_bytes(whole[:length])
             with pytest.raises(InputError, match=r"a\.mat cannot be read as a MATLAB file"):
-                tasks.read_mat(path)
+                matlab.read_mat(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["text", np.zeros((2, 2, 2)), np.array([[0.5]]), np.array([[np.nan]]), {"a": 1}, np.zeros((0, 3)), [[1j]], [[-1]]],
+    ids=["text", "three axes", "fraction", "nan", "struct", "empty", "complex", "negative"],
+)
+def test_mat_file_with_odd_content(value, tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    scipy_io.savemat(tmp_path / "a.mat", {"LabelMap": value})
+    with pytest.raises(InputError, match=r"a\.mat (does not hold a label map|holds labels from -1 to -1)"):
+        context459.convert(tmp_path / "a.mat", tmp_path / "a.tif")
+    scipy_io.savemat(tmp_path / "b.mat", {"GTcls": value})
+    with pytest.raises(InputError, match=r"b\.mat has no GTcls\.Segmentation"):
+        voc_aug.convert(tmp_path / "b.mat", tmp_path / "b.png")
+    scipy_io.savemat(tmp_path / "c.mat", {"GTcls": {"Segmentation": value}})
+    with pytest.raises(InputError, match=r"c\.mat (does not hold a label map|holds labels from -1 to -1)"):
+        voc_aug.convert(tmp_path / "c.mat", tmp_path / "c.png")
+    assert not list(tmp_path.glob("*.tif")) and not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["a.mat", "trainval_merged.json"])
+def test_a_pipe_is_refused_at_once(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a regular file"):
+        matlab.read_mat(tmp_path / name) if name == "a.mat" else prepare("context", tmp_path, tmp_path)
+
+
+def test_raw_label_beyond_the_table(tmp_path):
+    path = tmp_path / "gtFine/val/bonn/a_gtFine_labelIds.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.full((4, 6), 300, np.uint16)).save(path)
+    with pytest.raises(InputError, match=r"a_gtFine_labelIds\.png holds 300 to 300, not 0 to 255"):
+        prepare("cityscapes", tmp_path, tmp_path)
 
 
 def test_without_scipy_the_sentence_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(NotFound, match=r"pip install -r requirements-prepare\.txt"):
-        tasks.read_mat(tmp_path / "a.mat")
+        matlab.read_mat(tmp_path / "a.mat")
     assert "scipy" in (REPOSITORY / "requirements-prepare.txt").read_text()
 
 
@@ -293,7 +405,7 @@ def test_voc_aug_without_sbd(tmp_path):
 
 
 def raw_ade(root: Path, height: int, width: int) -> tuple[Path, np.ndarray]:
-    """A validation image and its label: the first three of the 847 classes, and an object that is none of them."""
+    """A validation image and its label: the first three of the 847 classes, and an object of another class."""
     folder = root / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
     ids = np.resize([2978, 312, 2420, 1], (height // 4, width // 4)).repeat(4, 0).repeat(4, 1)
     save(folder / "ADE_val_00000001_seg.png", np.stack([ids // 256 * 10, ids % 256, ids * 0 + 77], -1))
@@ -307,7 +419,8 @@ def test_ade847(tmp_path):
     prepare("ade847", root=tmp_path)
     (sample,) = folder = load_config("ade847").data.open(tmp_path)
     assert sample.label[::4, ::4].tolist() == [[0, 1, 2], [VOID, 0, 1]]
-    assert folder.items[0].image.is_symlink() and folder.items[0].image.samefile(source)
+    Image.open(source).save(tmp_path / "published.jpg")  # the published converter encodes small images again, too
+    assert folder.items[0].image.read_bytes() == (tmp_path / "published.jpg").read_bytes() != source.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -316,6 +429,20 @@ def test_ade847(tmp_path):
 )
 def test_ade847_reduces_large_images(height, width, smaller):
     assert ade847.reduced(height, width) == smaller
+
+
+def test_ade847_large_image_is_the_published_one(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    source, _ = raw_ade(tmp_path, 628, 868)
+    save(source.with_name("ADE_val_00000001_seg.png"), RANDOM.integers(0, 256, (628, 868, 3)))
+    prepare("ade847", root=tmp_path)
+    ((_, image, label),) = load_config("ade847").data.open(tmp_path).items
+    smaller = cv2.resize(np.asarray(Image.open(source)), (708, 512), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(smaller).save(tmp_path / "published.jpg")
+    assert image.read_bytes() == (tmp_path / "published.jpg").read_bytes()
+    stored = np.asarray(Image.open(source.with_name("ADE_val_00000001_seg.png")))
+    red, green = (cv2.resize(stored[..., k], (708, 512), interpolation=cv2.INTER_NEAREST) for k in (0, 1))
+    assert np.array_equal(np.asarray(Image.open(label)), ade847.TABLE[red.astype(int) // 10 * 256 + green])
 
 
 def test_ade847_large_image_and_label_fit(tmp_path):
@@ -361,16 +488,21 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from datasets.prepare.tasks import Task, run
+from proxyclip.files import write_whole
 
-def convert(number, part):
-    part.write_text("half")
-    if number == 5 and Path(sys.argv[2]).exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-    part.write_text("whole" + str(number))
+def convert(number, target):
+    def write(file):
+        file.write(b"whole")
+        file.flush()
+        if number == 5 and Path(sys.argv[2]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.write(str(number).encode())
+
+    write_whole(target, write)
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    run([Task(convert, number, out / str(number)) for number in range(9)], processes=int(sys.argv[3]))
+    run([Task(convert, number, out / str(number)) for number in range(9)], out, processes=int(sys.argv[3]))
 """
 
 
@@ -384,12 +516,12 @@ def test_killed_in_the_middle_of_a_file(processes, tmp_path):
     first = subprocess.run(command, capture_output=True, env=surroundings, timeout=60)
     assert first.returncode in ({-signal.SIGKILL} if processes == 1 else {1})
     assert all(path.read_text() == f"whole{path.name}" for path in out.iterdir() if not path.name.startswith("."))
-    assert (out / ".5.part").read_text() == "half"
+    assert [path.read_text() for path in out.glob(".5.*")] == ["whole"]
     done = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if not path.name.startswith(".")}
     bomb.unlink()
     subprocess.run(command, check=True, capture_output=True, env=surroundings, timeout=60)
-    assert {path.name for path in out.iterdir()} == set("012345678")
-    assert all(path.read_text() == f"whole{path.name}" for path in out.iterdir())
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == set("012345678")
+    assert all((out / name).read_text() == f"whole{name}" for name in "012345678")
     assert all((out / name).stat().st_mtime_ns == before for name, before in done.items())
 
 
@@ -398,13 +530,14 @@ import os, sys, time
 from pathlib import Path
 from datasets.prepare.tasks import Task, run
 
-def convert(number, part):
+def convert(number, target):
     (Path(sys.argv[1]) / f"{os.getpid()}.pid").touch()
     time.sleep(0.05)
-    part.touch()
+    target.touch()
 
 if __name__ == "__main__":
-    run([Task(convert, number, Path(sys.argv[1]) / str(number)) for number in range(10_000)], processes=2)
+    out = Path(sys.argv[1])
+    run([Task(convert, number, out / str(number)) for number in range(10_000)], out, processes=2)
 """
 
 
@@ -438,7 +571,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
             os.kill(worker, signal.SIGKILL)
 
 
-def fill_the_disk(source, part):
+def fill_the_disk(source, target):
     raise OSError(28, "No space left on device")
 
 
@@ -446,32 +579,32 @@ def fill_the_disk(source, part):
 def test_full_disk(processes, tmp_path):
     full = tasks.Task(fill_the_disk, None, tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png cannot be written: .*No space left on device"):
-        tasks.run([full], processes)
+        tasks.run([full], tmp_path, processes)
 
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(InputError, match="the folder .*labels cannot be made: Not a directory"):
-        tasks.run([tasks.Task(fill_the_disk, None, tmp_path / "out/labels/a.png")])
+        tasks.run([tasks.Task(fill_the_disk, None, tmp_path / "out/labels/a.png")], tmp_path)
 
 
 def test_processes_out_of_range(tmp_path):
     with pytest.raises(InputError, match="--processes must be at least 1, not 0"):
-        tasks.run([], 0)
+        tasks.run([], tmp_path, 0)
 
 
 def test_nothing_to_do_draws_no_bar(tmp_path, capsys):
-    tasks.run([])
+    tasks.run([], tmp_path)
     assert capsys.readouterr().err == ""
 
 
-def die(source, part):
+def die(source, target):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_killed_worker(tmp_path):
-    with pytest.raises(InputError, match="a worker process was killed, .*; the same command goes on"):
-        tasks.run([tasks.Task(die, None, tmp_path / "a.png")], 2)
+    with pytest.raises(InputError, match="a worker process was killed, .*; the same command continues"):
+        tasks.run([tasks.Task(die, None, tmp_path / "a.png")], tmp_path, 2)
 
 
 def test_links_survive_moving_the_folders_together(tmp_path):
@@ -489,20 +622,6 @@ def test_hard_links_where_there_are_no_symbolic_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", refuse)
     tasks.link(tmp_path / "a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png").stat().st_ino == (tmp_path / "a.png").stat().st_ino
-
-
-def test_link_that_a_killed_run_left_behind(tmp_path):
-    raw_cityscapes(tmp_path / "raw")
-    prepare("cityscapes", tmp_path / "raw", tmp_path)
-    for item in load_config("city_scapes").data.open(tmp_path).items:
-        raw = item.image.read_bytes()
-        item.image.rename(item.image.with_name(f".{item.image.name}.part"))
-        item.label.unlink()
-        item.label.with_name(f".{item.label.name}.part").symlink_to(tmp_path / "precious")
-    (tmp_path / "precious").write_text("untouched")
-    prepare("cityscapes", tmp_path / "raw", tmp_path)
-    assert load_config("city_scapes").data.open(tmp_path).items[-1].image.read_bytes() == raw
-    assert (tmp_path / "precious").read_text() == "untouched"
 
 
 def test_link_to_nothing_is_an_error(tmp_path):
@@ -523,11 +642,11 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["cityscape"])
     assert ended.value.code == 2
-    assert "no converter 'cityscape'; did you mean cityscapes?" in capsys.readouterr().err
+    assert "no converter is called 'cityscape'; did you mean cityscapes?" in capsys.readouterr().err
 
 
 def test_every_converter_that_a_config_names_exists():
     configs = [load_config(name) for name in ("voc20", "context59", "context459", "coco_stuff164k", "coco_object")]
     configs += [load_config(name) for name in ("city_scapes", "ade847", "ade20k", "voc21", "context60")]
-    named = {split.prepare for config in configs for split in config.data.splits.values()} - {""}
+    named = {name for config in configs for split in config.data.splits.values() for name in split.prepare}
     assert named == set(NAMES)

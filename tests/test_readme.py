@@ -43,7 +43,7 @@ def test_the_table_of_benchmarks_is_complete():
         assert images == (len(split) if isinstance(split, range) else split.count[0])
         assert set(converters) <= set(NAMES)
         if not isinstance(split, range):
-            assert (converters[-1] if converters else "") == split.prepare
+            assert tuple(converters) == split.prepare
 
 
 def test_every_script_and_file_that_is_named_exists():

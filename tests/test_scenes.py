@@ -1,4 +1,4 @@
-"""The drawn scenes: the same bytes everywhere, the same picture at every size, a world that is fair to measure on."""
+"""The synthetic scenes: the same bytes everywhere, the same image at every size, and fair to measure on."""
 
 import hashlib
 import random

@@ -136,7 +136,7 @@ def test_bad_pictures(idle, tmp_path):
     (tmp_path / "words.png").write_text("no picture")
     for source, kind, sentence in (
         (tmp_path / "none.png", NotFound, "none.png does not exist"),
-        (tmp_path / "words.png", InputError, "no picture that Pillow can read"),
+        (tmp_path / "words.png", InputError, "unsupported format or corrupted file"),
         (tmp_path, InputError, "is a folder"),
         (3, InputError, "must be a path, a PIL image or an array"),
         (np.zeros((4, 5, 3)), InputError, "must be uint8"),

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
-from datasets.scenes.benchmark import TRAINING  # noqa: E402
+from datasets.scenes.dataset import TRAINING  # noqa: E402
 from proxyclip.errors import InputError, main_guard  # noqa: E402
 
 SCENES, CLIP_SAMPLES, VFM_SAMPLES = len(TRAINING), 1_000_000, 50_000

@@ -3,8 +3,8 @@
     python -m datasets.prepare NAME [RAW] [--data-root DIR] [--processes N]
 
 RAW is the folder where the download was unpacked; if it is not given, it lies in its place below the data root. The
-outputs go below the data root, next to links to the images: nothing is copied. A conversion that was stopped goes on
-when the same command is given again.
+outputs go below the data root, next to links to the images: nothing is copied, except for ade847, whose published
+version has images of its own. A conversion that was stopped continues when the same command is given again.
 """
 
 import argparse
@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> None:
 def prepare(name: str, raw: Path | None = None, root: Path | None = None, processes: int = 1) -> None:
     """Runs one converter from `raw` into its place below the data root."""
     if name not in NAMES:
-        raise NotFound(f"there is no converter {name!r}; {nearest(name, NAMES)}")
+        raise NotFound(f"no converter is called {name!r}; {nearest(name, NAMES)}")
     converter = import_module(f"datasets.prepare.{name}")
     root = data_root(root)
     raw, out = raw or root / converter.RAW_FOLDER, root / converter.FOLDER
     tasks = converter.tasks(raw, out)
-    made = run(tasks, processes)
+    made = run(tasks, out, processes)
     print(f"{name}: {made} files made, {len(tasks) - made} were there already, in {out}")
 
 

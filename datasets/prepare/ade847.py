@@ -1,19 +1,24 @@
 """ADE20K with its 847 most frequent classes, validation images.
 
 Reads   RAW/images/ADE/validation/**/ADE_val_*.jpg and the *_seg.png beside them (ADE20K_2021_17_01)
-Writes  images_detectron2/validation/*.jpg, annotations_detectron2/validation/*.tif (uint16), validation.txt.
-        Images with a short side above 512 are reduced to it, as in the published runs; all others are linked.
+Writes  images_detectron2/validation/*.jpg, annotations_detectron2/validation/*.tif (uint16), validation.txt
+
+As the converter of MaskFormer (prepare_ade20k_full_sem_seg.py), with whose outputs published scores were measured: a
+short side above 512 is reduced to it, images by OpenCV's bilinear and labels by its nearest neighbour, and every image
+is encoded again with Pillow's default quality. So the images are new files here, not links to the download; their
+bytes depend on the version of the JPEG library within Pillow, as those of the published runs do.
 """
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
-from torch import from_numpy
-from torch.nn.functional import interpolate
 
-from ..folder import read_image, read_pixels
-from .tasks import Task, found, link, save_label, write_lines
+from datasets.prepare.tasks import Task, found, save_label, write_lines
+from proxyclip.errors import InputError
+from proxyclip.files import write_whole
+from proxyclip.image_io import decode, open_image, read_image, resize
 
 FOLDER = "ADE20K_2021_17_01"
 RAW_FOLDER = FOLDER
@@ -32,25 +37,21 @@ def reduced(height: int, width: int) -> tuple[int, int]:
     return round(height / width * SHORT_SIDE), SHORT_SIDE
 
 
-def convert_image(source: Path, part: Path) -> None:
-    with Image.open(source) as image:
-        width, height = image.size
-    if (size := reduced(height, width)) == (height, width):
-        link(source, part)
-        return
-    pixels = from_numpy(read_image(source)).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
-    # Without antialiasing, because the published images were made so.
-    pixels = interpolate(pixels, size, mode="bilinear").round().byte()[0].permute(1, 2, 0)  # (h, w, 3)
-    Image.fromarray(pixels.numpy()).save(part, "JPEG", quality=95)
+def convert_image(source: Path, target: Path) -> None:
+    image = read_image(source)  # (H, W, 3)
+    image = resize(image, reduced(*image.shape[:2]))  # (h, w, 3)
+    write_whole(target, lambda file: Image.fromarray(image).save(file, "JPEG"))
 
 
-def convert_label(source: Path, part: Path) -> None:
-    stored = read_pixels(source, "RGB")[0]  # (H, W, 3)
-    ids = stored[..., 0].astype(int) // 10 * 256 + stored[..., 1]  # (H, W)
-    height, width = reduced(*ids.shape)
-    rows = np.arange(height) * ids.shape[0] // height
-    columns = np.arange(width) * ids.shape[1] // width
-    save_label(TABLE[ids[rows][:, columns]], part)  # (h, w)
+def convert_label(source: Path, target: Path) -> None:
+    with open_image(source, "label") as image:
+        decode(image, f"label {source}")
+        if image.mode != "RGB":
+            raise InputError(f"the label {source} is saved as {image.mode}, not as RGB")
+        stored = np.asarray(image)  # (H, W, 3)
+    label = TABLE[stored[..., 0].astype(int) // 10 * 256 + stored[..., 1]]  # (H, W)
+    height, width = reduced(*label.shape)
+    save_label(cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST), target)  # (h, w)
 
 
 def tasks(raw: Path, out: Path) -> list[Task]:

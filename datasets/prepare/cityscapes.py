@@ -6,8 +6,8 @@ Writes  gtFine/*/CITY/*_gtFine_labelTrainIds.png, and links to the images
 
 from pathlib import Path
 
-from ..folder import read_indices
-from .tasks import Task, found, link, lookup, save_label
+from datasets.label_map import read_indices
+from datasets.prepare.tasks import Task, converted, found, link, lookup, save_label
 
 FOLDER = "cityscapes"
 RAW_FOLDER = FOLDER
@@ -15,8 +15,8 @@ EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 TABLE = lookup({raw: label for label, raw in enumerate(EVALUATED)}, rest=255)
 
 
-def convert(source: Path, part: Path) -> None:
-    save_label(TABLE[read_indices(source)], part)
+def convert(source: Path, target: Path) -> None:
+    save_label(converted(TABLE, read_indices(source), source), target)
 
 
 def tasks(raw: Path, out: Path) -> list[Task]:

@@ -7,8 +7,8 @@ Writes  annotations/*/*_instanceTrainIds.png, and links to the images
 from functools import partial
 from pathlib import Path
 
-from . import coco_stuff
-from .tasks import Task, lookup
+from datasets.prepare import coco_stuff
+from datasets.prepare.tasks import Task, lookup
 
 FOLDER = "coco_object"
 RAW_FOLDER = coco_stuff.FOLDER

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.label_map import read_indices
+from datasets.prepare.tasks import Task, converted, link, lookup, save_label
 from proxyclip.errors import NotFound
-
-from ..folder import read_indices
-from .tasks import Task, link, lookup, save_label
 
 FOLDER = "coco_stuff164k"
 RAW_FOLDER = FOLDER
@@ -20,8 +19,8 @@ LABELS = {raw: label for label, raw in enumerate(sorted(set(range(182)) - NEVER)
 TABLE = lookup(LABELS, rest=255)
 
 
-def convert(source: Path, part: Path, table: np.ndarray = TABLE) -> None:
-    save_label(table[read_indices(source)], part)
+def convert(source: Path, target: Path, table: np.ndarray = TABLE) -> None:
+    save_label(converted(table, read_indices(source), source), target)
 
 
 def tasks(raw: Path, out: Path, suffix: str = "_labelTrainIds", convert=convert) -> list[Task]:

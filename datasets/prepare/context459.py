@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.folder import listed
+from datasets.prepare.matlab import as_label_map, read_mat
+from datasets.prepare.tasks import Task, save_label
 from proxyclip.errors import InputError
-
-from ..folder import listed
-from .tasks import Task, read_mat, save_label
 
 FOLDER = "VOCdevkit/VOC2010"
 RAW_FOLDER = FOLDER
 
 
-def convert(source: Path, part: Path) -> None:
-    try:
-        stored = read_mat(source)["LabelMap"]  # (H, W)
-    except KeyError:
-        raise InputError(f"{source} holds no LabelMap: is it of Pascal Context's trainval.tar.gz?") from None
-    save_label(stored.astype(np.uint16) - np.uint16(1), part)  # a pixel without a class, 0, becomes 65535
+def convert(source: Path, target: Path) -> None:
+    variables = read_mat(source)
+    if "LabelMap" not in variables:
+        raise InputError(f"{source} has no LabelMap: is it from Pascal Context's trainval.tar.gz?")
+    stored = as_label_map(variables["LabelMap"], 459, source)  # (H, W)
+    save_label(stored.astype(np.uint16) - np.uint16(1), target)  # a pixel without a class, 0, becomes 65535
 
 
 def tasks(raw: Path, out: Path) -> list[Task]:

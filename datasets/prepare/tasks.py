@@ -1,14 +1,13 @@
 """Files made from files, by several processes, and never half: what all converters share.
 
-Every output is written under a temporary name and renamed when it is complete, and an output that is there is not made
-again. So a conversion may be stopped at any moment, by kill -9 too: the same command takes it up where it stopped.
+Every file is written under a temporary name and renamed when it is complete, and a file that is there is not made
+again. So a conversion may be stopped at any moment, by kill -9 too: the same command continues where it stopped.
 """
 
 import multiprocessing
 import os
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,21 +21,28 @@ from PIL import Image
 from tqdm import tqdm
 
 from proxyclip.errors import InputError, NotFound
+from proxyclip.files import write_whole
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file to make: `convert(source, part)` writes it to the path `part`, which then becomes `target`."""
+    """One file to make: `convert(source, target)` writes it, as a whole or not at all."""
 
     convert: Callable[[Any, Path], None]
     source: Any
     target: Path
 
 
-def run(tasks: Sequence[Task], processes: int = 1) -> int:
-    """Does what is not done yet, and returns how much that was. Raises the first InputError or NotFound."""
+def run(tasks: Sequence[Task], out: Path, processes: int = 1) -> int:
+    """Makes the files that are not there, and returns how many these were.
+
+    Raises the first InputError or NotFound; InputError before anything is written if a target lies outside `out`.
+    """
     if processes < 1:
         raise InputError(f"--processes must be at least 1, not {processes}")
+    for task in tasks:
+        if not Path(os.path.normpath(task.target)).is_relative_to(os.path.normpath(out)):
+            raise InputError(f"{task.target} would be written outside {out}: a name in the download leads out of it")
     todo = [task for task in tasks if not task.target.exists()]
     for folder in {task.target.parent for task in todo}:
         try:
@@ -56,7 +62,9 @@ def run(tasks: Sequence[Task], processes: int = 1) -> int:
             for _ in bar(pool.map(do, todo, chunksize=16)):
                 pass
     except BrokenProcessPool:
-        raise InputError("a worker process was killed, out of memory perhaps; the same command goes on") from None
+        raise InputError(
+            "a worker process was killed, possibly out of memory; the same command continues where it stopped"
+        ) from None
     return len(todo)
 
 
@@ -70,36 +78,35 @@ def _end_with_parent() -> None:
 
 
 def do(task: Task) -> None:
-    part = task.target.with_name(f".{task.target.name}.part")
-    part.unlink(missing_ok=True)  # a killed run may have left one, and if it is a link, writing would go through it
     try:
-        task.convert(task.source, part)
-        os.replace(part, task.target)
+        task.convert(task.source, task.target)
     except (InputError, NotFound):
         raise
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk, a folder without write permission
         reason = error.strerror or error
-        raise InputError(f"{task.target} cannot be written: {reason}; once mended, the same command goes on") from None
+        raise InputError(f"{task.target} cannot be written: {reason}; then run the same command again") from None
 
 
-def link(source: Path, part: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """A symbolic link to `source`, relative so that the folders can move together; a hard link where there are none."""
     if not (source := source.resolve()).is_file():
         raise NotFound(f"{source} does not exist")
     try:
-        part.symlink_to(os.path.relpath(source, part.parent.resolve()))
+        target.symlink_to(os.path.relpath(source, target.parent.resolve()))
     except OSError:
-        os.link(source, part)
+        os.link(source, target)
 
 
-def write_lines(lines: Sequence[str], part: Path) -> None:
+def write_lines(lines: Sequence[str], target: Path) -> None:
     """A split file."""
-    part.write_text("\n".join(lines) + "\n")
+    text = "".join(f"{line}\n" for line in lines)
+    write_whole(target, lambda file: file.write(text.encode()))
 
 
-def save_label(label: np.ndarray, part: Path) -> None:
+def save_label(label: np.ndarray, target: Path) -> None:
     """(H, W) as it is, to the last digit: uint8 as PNG, uint16 as TIFF."""
-    Image.fromarray(label).save(part, "PNG" if label.dtype == np.uint8 else "TIFF")
+    kind = "PNG" if label.dtype == np.uint8 else "TIFF"
+    write_whole(target, lambda file: Image.fromarray(label).save(file, kind))
 
 
 def found(folder: Path, pattern: str, hint: str) -> list[Path]:
@@ -117,14 +124,8 @@ def lookup(table: dict[int, int], rest: int) -> np.ndarray:
     return values
 
 
-def read_mat(path: Path) -> dict:
-    """The variables of a MATLAB file. Needs scipy, which nothing else here does."""
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise NotFound("reading .mat files needs scipy: pip install -r requirements-prepare.txt") from None
-    try:
-        return loadmat(path)
-    except (MatReadError, OSError, ValueError, TypeError, IndexError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as a MATLAB file: {error}") from None
+def converted(table: np.ndarray, stored: np.ndarray, path: Path) -> np.ndarray:
+    """`table[stored]`; InputError that names the file if it holds a value beyond the table."""
+    if stored.min() < 0 or stored.max() >= len(table):
+        raise InputError(f"the label {path} holds {stored.min()} to {stored.max()}, not 0 to {len(table) - 1}")
+    return table[stored]

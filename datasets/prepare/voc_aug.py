@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.folder import listed
+from datasets.prepare.matlab import as_label_map, read_mat
+from datasets.prepare.tasks import Task, link, save_label, write_lines
 from proxyclip.errors import InputError, NotFound
-
-from ..folder import listed
-from .tasks import Task, link, read_mat, save_label, write_lines
 
 FOLDER = "VOCdevkit/VOC2012"
 RAW_FOLDER = "VOCdevkit/VOCaug"
 
 
-def convert(source: Path, part: Path) -> None:
+def convert(source: Path, target: Path) -> None:
+    variables = read_mat(source)
     try:
-        label = read_mat(source)["GTcls"]["Segmentation"][0, 0]  # (H, W)
-    except (KeyError, ValueError, IndexError):
-        raise InputError(f"{source} holds no GTcls.Segmentation: is it of the folder cls of SBD?") from None
-    save_label(label.astype(np.uint8), part)
+        stored = variables["GTcls"]["Segmentation"][0, 0]  # (H, W)
+    except (KeyError, ValueError, IndexError, TypeError):
+        raise InputError(f"{source} has no GTcls.Segmentation: is it from the folder cls of SBD?") from None
+    save_label(as_label_map(stored, 20, source).astype(np.uint8), target)
 
 
 def tasks(raw: Path, out: Path) -> list[Task]:

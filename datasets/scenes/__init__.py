@@ -1,6 +1,6 @@
-"""A drawn world with a label for every pixel: `draw(seed)` gives an image and its classes.
+"""Synthetic scenes with a label for every pixel: `draw(seed)` gives an image and its ground truth.
 
-The same seed gives the same picture at every size, and the same bytes on every machine. The 24 classes are in
+The same seed gives the same image at every size, and the same bytes on every machine. The 24 classes are in
 `CLASSES`, their other names in `SYNONYMS`; `compose` also gives the instances, their colours and a caption.
 
     python -m datasets.scenes --show 24 --size 256 --out scenes.png       a contact sheet

@@ -1,4 +1,4 @@
-"""What things are drawn with: shapes as signed distances, filled from back to front.
+"""The canvas that things are drawn on: shapes as signed distances, filled from back to front.
 
 A shape is the distance to its edge, positive inside, so shapes combine with minimum and maximum and their edges come
 out smooth. Only operations that IEEE 754 rounds exactly touch the pixels: the same bytes on every machine.

@@ -1,4 +1,4 @@
-"""The colours of the drawn world. They do not give classes away: most words for a colour apply to most classes."""
+"""The colours of the synthetic scenes. They do not give classes away: most colour names apply to most classes."""
 
 COLOURS = {
     "red": (205, 40, 40),
@@ -15,7 +15,7 @@ COLOURS = {
 }
 COLOUR_SYNONYMS = {"gray": ("gray", "grey"), "purple": ("purple", "violet")}
 
-# The colours that each kind comes in: (colour word, red, green, blue).
+# The colours of each kind of stuff: (colour name, red, green, blue).
 STUFF_PALETTES = {
     "sky": (
         ("blue", 110, 170, 235),
@@ -81,7 +81,7 @@ STUFF_PALETTES = {
     ),
 }
 
-# Colours that a thing comes in, where not all of them; the others come in every colour.
+# The colours of things that do not come in every colour.
 THING_PALETTES = {
     "sun": ("yellow", "orange", "red", "white"),
     "cloud": ("white", "gray", "pink", "black"),
@@ -89,3 +89,6 @@ THING_PALETTES = {
     "mushroom": ("red", "brown", "orange", "white", "purple", "yellow"),
     "bird": ("red", "blue", "black", "white", "yellow", "brown", "gray"),
 }
+
+# Parts of things that keep their colour.
+DARK, LIGHT, GLASS, WOOD, LEAF = (35, 35, 40), (245, 245, 240), (195, 222, 242), (112, 76, 46), (60, 130, 55)

@@ -1,4 +1,4 @@
-"""How a scene is put together: what stands where, painted from back to front."""
+"""The layout of a scene: which things stand where, painted from back to front."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def paint(size, dice):
     places = layout(painting, dice)
     for _ in range(dice.integer(1, 5)):
         pool, top, bottom = dice.pick(places)
-        name = dice.pick(THINGS if dice.chance(0.3) else pool)  # many stand where they do not belong
+        name = dice.pick(THINGS if dice.chance(0.3) else pool)  # many are out of place on purpose
         painting.add_thing(name, *painting.free_place(14, 114, top, bottom))
     return painting.finish(), painting.instances, tuple(painting.parts)
 
@@ -78,7 +78,7 @@ class Painting:
         self.parts.append((name, colour))
 
     def finish(self):
-        """The whole picture in one light, with the grain of one camera: (size, size, 3) uint8."""
+        """The whole image in one light, with the grain of one camera: (size, size, 3) uint8."""
         dice, image = self.dice, self.image
         if dice.chance(0.6):
             image = (image - 128) * dice.uniform(0.86, 1.1) + (128 + dice.uniform(-14, 14))

@@ -1,6 +1,6 @@
 """Random surfaces and smooth curves: what textures and borders are made of.
 
-Lengths are in units of 1/128 of the picture's side, so that a scene is the same picture at every size. Only
+Lengths are in units of 1/128 of the image's side, so that a scene is the same image at every size. Only
 operations that IEEE 754 rounds exactly (+ - * / sqrt, comparisons) touch the pixels: the same bytes on every machine.
 """
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-TILE = 1024  # side of a noise tile in samples; it covers two pictures of 512 pixels
+TILE = 1024  # side of a noise tile in samples; it covers two images of 512 pixels
 
 # Each kind of noise is a sum of lattices: (rows, columns, weight) of random values, smoothly interpolated.
 NOISE = {
@@ -31,7 +31,7 @@ def grid(size):
 @lru_cache
 def _tile(kind, size):
     """Periodic noise, mean about 0 and deviation 1, (2 size, 2 size) float32; at every size the same tile, averaged."""
-    raw = np.random.PCG64(1000 + list(NOISE).index(kind))  # numpy keeps this stream for ever, `Generator`'s it does not
+    raw = np.random.PCG64(1000 + list(NOISE).index(kind))  # NumPy guarantees its stream, `Generator`'s it does not
     tile = np.zeros((TILE, TILE), np.float32)
     for rows, columns, weight in NOISE[kind]:
         lattice = (raw.random_raw(rows * columns) >> np.uint64(44)).astype(np.float32).reshape(rows, columns)
@@ -64,7 +64,7 @@ def noise(kind, size, dice):
 
 
 def wave(periods):
-    """A smooth periodic curve between -1 and 1 (two parabolas a period)."""
+    """A smooth periodic curve between -1 and 1 (two parabolas per period)."""
     part = periods - np.floor(periods) - np.float32(0.5)
     return 8 * part * (1 - 2 * np.abs(part))
 

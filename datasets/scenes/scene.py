@@ -1,4 +1,4 @@
-"""One scene of the drawn world: from a seed to an image, its labels, its instances and a caption."""
+"""One synthetic scene: from a seed to an image, its ground truth, its instances and a caption."""
 
 import random
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from datasets.scenes.words import CLASSES, caption
 from proxyclip.errors import InputError
 
 SIZES = range(32, 513)
-SMALLEST = 200  # a part is told in the caption if it covers more than one of so many pixels
+SMALLEST = 200  # a part is named in the caption if it covers more than one of so many pixels
 # Seeds of each split. Nothing is ever chosen by looking at "test".
 SPLITS = {"test": range(500), "tune": range(500, 700), "train": range(1000, 2**31)}
 
 
 class Dice:
-    """Random choices that are the same in every version: `random.Random.random` is the one stream that is promised."""
+    """Random choices, the same in every version of Python: it guarantees the stream of `random.Random.random` only."""
 
     def __init__(self, seed):
         self.random = random.Random(seed).random
@@ -52,13 +52,13 @@ class Dice:
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn picture, H = W = size."""
+    """One synthetic image, H = W = size."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     label: np.ndarray  # (H, W) int64, index into CLASSES
     instances: np.ndarray  # (H, W) uint8, index into parts
     parts: tuple[tuple[str, str], ...]  # (class name, colour name) of each instance, in the order of painting
-    caption: str  # names every part that can be seen
+    caption: str  # names every visible part
 
 
 def draw(seed, size=128):

@@ -91,15 +91,15 @@ def mountain(size, colour, dice):
 
 
 def _tone(row, column):
-    """A fixed random tone in -1..1 for each cell of a wall or floor."""
-    cell = np.floor(row) * 131 + np.floor(column) * 71
-    part = cell * np.float32(0.61803)
+    """A fixed random tone in -1..1 for each brick of a wall or plank of a floor."""
+    number = np.floor(row) * 131 + np.floor(column) * 71
+    part = number * np.float32(0.61803)
     return 2 * (part - np.floor(part)) - 1
 
 
-def _from_border(cells):
+def _from_border(position):
     """Distance to the nearest whole number."""
-    part = cells - np.floor(cells)
+    part = position - np.floor(position)
     return np.minimum(part, 1 - part)
 
 
@@ -117,7 +117,7 @@ PAINTERS = {
 
 
 def paint(name, size, dice):
-    """A texture of the named stuff: (size, size, 3) float32 and the word for its colour."""
+    """A texture of the named stuff: (size, size, 3) float32 and the name of its colour."""
     word, *colour = dice.pick(STUFF_PALETTES[name])
     image = PAINTERS[name](size, np.float32(colour) + dice.jitter(0, 12), dice)
     if name != "sky" and dice.chance(0.3):  # lighter towards the viewer

@@ -1,4 +1,4 @@
-"""The words of the drawn world: its classes, their other names, and captions made of them."""
+"""The vocabulary of the synthetic scenes: classes, their synonyms, and captions made of them."""
 
 from datasets.scenes.colours import COLOUR_SYNONYMS
 
@@ -22,7 +22,7 @@ THINGS = (
 )
 CLASSES = STUFF + THINGS
 
-# Zero-shot work: heads train on the labels of the seen classes and are tested on all.
+# Zero-shot segmentation: heads train on the labels of the seen classes and are tested on all.
 UNSEEN = ("snow", "road", "boat", "fish", "mushroom", "umbrella", "cloud")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 
@@ -71,7 +71,7 @@ UNCOUNTED = (
 
 
 def name_of(class_name, dice):
-    """One of the names of a class; every second time the first one."""
+    """One of the names of a class; half of the time the first one."""
     names = SYNONYMS[class_name]
     return names[0] if dice.chance(0.5) else dice.pick(names)
 
@@ -82,7 +82,7 @@ def phrase(class_name, colour, dice):
 
 
 def caption(parts, dice):
-    """A sentence that names every part of a picture.
+    """A sentence that names every part of an image.
 
     parts: (class name, colour name) pairs, most visible first. dice: a `scenes.Dice`. Returns text such as
     "a photo of a red car on the street under the sky".
@@ -91,17 +91,17 @@ def caption(parts, dice):
         return "a photo"
     things = [part for part in parts if part[0] in THINGS]
     stuff = [part for part in parts if part[0] in STUFF]
-    told = [
+    phrases = [
         _with_article(phrase(*part, dice) if dice.chance(0.6) else name_of(part[0], dice), dice)
         for part in things + stuff
     ]
     opening = dice.pick(OPENINGS)
     if len(things) == 1 and stuff and dice.chance(0.5):
         joints = [dice.pick((" on ", " in front of ", " with "))]
-        joints += [dice.pick((" under ", " and ", " near ")) for _ in told[2:]]
-        return opening + told[0] + "".join(joint + text for joint, text in zip(joints, told[1:], strict=True))
-    told = dice.shuffled(told)
-    return opening + (", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else told[0])
+        joints += [dice.pick((" under ", " and ", " near ")) for _ in phrases[2:]]
+        return opening + phrases[0] + "".join(joint + text for joint, text in zip(joints, phrases[1:], strict=True))
+    phrases = dice.shuffled(phrases)
+    return opening + (", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0])
 
 
 def _with_article(text, dice):

@@ -1,4 +1,4 @@
-"""The drawn scenes as a benchmark like any other: for eval.py, eval_all.py and the doctor, without a file on disk."""
+"""The synthetic scenes as a dataset like any other: for eval.py, eval_all.py and the doctor, without a file on disk."""
 
 import json
 import pickle
@@ -11,34 +11,34 @@ import eval as eval_script
 import eval_all
 from configs.load import load_config
 from datasets import scenes
-from datasets.scenes.benchmark import PALETTE, TRAINING, DrawnScenes
+from datasets.scenes.dataset import PALETTE, TRAINING, SyntheticScenes
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
 
 
 def test_a_split_is_the_scenes_of_its_seeds():
-    data = DrawnScenes(size=64)
+    data = SyntheticScenes(size=64)
     samples = data.open(split="tune")
     assert len(samples) == 200 == len(samples.items)
     stem, image, label = pickle.loads(pickle.dumps(samples))[3]
-    drawn = scenes.draw(503, 64)
+    expected = scenes.draw(503, 64)
     assert stem == samples.items[3].stem == "scene-000503"
-    assert np.array_equal(image, drawn[0]) and np.array_equal(label, drawn[1])
+    assert np.array_equal(image, expected[0]) and np.array_equal(label, expected[1])
     assert label.dtype == np.int32
 
 
 def test_the_splits_do_not_meet():
-    splits = DrawnScenes().splits
+    splits = SyntheticScenes().splits
     assert len(set().union(*splits.values())) == sum(map(len, splits.values())) == 500 + 200 + len(TRAINING)
 
 
 def test_an_unknown_split_is_named():
     with pytest.raises(InputError, match="scenes has no split 'val'; Known: test, train, tune"):
-        DrawnScenes().open(split="val")
+        SyntheticScenes().open(split="val")
 
 
 def test_every_class_has_a_colour_of_its_own():
-    data = DrawnScenes()
+    data = SyntheticScenes()
     assert tuple(PALETTE) == data.classes and len(set(data.colours)) == len(data.classes) == 24
     colours = np.array(data.colours, float)
     apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 1000 * np.eye(len(colours))
@@ -72,9 +72,9 @@ def test_eval_all_takes_the_embedded_pair_along():
     assert eval_all.pairs(eval_all.parse(["--models", "mini", "--configs", "cfg_voc20"])) == [("mini", "cfg_voc20")]
 
 
-def test_the_doctor_finds_nothing_to_mend(capsys):
+def test_the_doctor_finds_nothing_to_fix(capsys):
     assert doctor.main(["scenes"]) == 0
-    assert "scenes: fine" in capsys.readouterr().out
+    assert "scenes: ok" in capsys.readouterr().out
 
 
 def test_a_failed_run_stands_where_its_scores_will(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The drawn scenes as a benchmark beside those on disk: each scene is drawn when it is asked for."""
+"""The synthetic scenes as a dataset beside those on disk: each scene is generated on demand."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from datasets.folder import Sample
 from datasets.palettes import Colours
 from proxyclip.errors import InputError, nearest
 
-TRAINING = scenes.SPLITS["train"][:32_000]  # those that the embedded models learn from; there are more
-# Of every class its usual colour, where it has one, and far from the others'.
+TRAINING = scenes.SPLITS["train"][:32_000]  # what the embedded models are trained on; there are more
+# The usual colour of each class, where it has one, and far from the others.
 PALETTE = {
     "sky": (150, 205, 245), "sea": (30, 90, 170), "sand": (235, 215, 150), "grass": (90, 170, 70),
     "snow": (235, 240, 250), "road": (105, 105, 115), "brick wall": (165, 80, 60), "wooden floor": (190, 140, 85),
@@ -24,16 +24,16 @@ PALETTE = {
 }  # fmt: skip
 
 
-class DrawnItem(NamedTuple):
-    """The name of a scene, and the seed that it is drawn from."""
+class SceneItem(NamedTuple):
+    """The name of a scene and its seed."""
 
     stem: str
     seed: int
 
 
 @dataclass(frozen=True)
-class DrawnScenes:
-    """A benchmark without files, with the fields and methods of `SegmentationData` that an evaluation uses.
+class SyntheticScenes:
+    """A dataset without files, with the fields and methods of `SegmentationData` that an evaluation uses.
 
     name: as it is printed in results. size: of the scenes, in pixels. splits: name -> seeds.
     unseen: names of classes that zero-shot training leaves out, by the name of the split.
@@ -51,22 +51,22 @@ class DrawnScenes:
         """(r, g, b) of each class, in label order."""
         return tuple(PALETTE[name] for name in self.classes)
 
-    def open(self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False) -> "Drawing":
-        """The scenes of a split; InputError if there is no such split. Nothing is read, so `root` does not matter."""
+    def open(self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False) -> "SceneSamples":
+        """The scenes of a split; InputError if there is no such split. Nothing is read: `root` is ignored."""
         if split not in self.splits:
             raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
-        return Drawing(self.size, self.splits[split])
+        return SceneSamples(self.size, self.splits[split])
 
     def locate(self, root: str | Path | None = None, split: str = "test") -> None:
-        """There is no folder to find, and none that could be missing."""
+        """Nothing: there is no folder that could be missing."""
 
 
-class Drawing(Sequence):
-    """The scenes of some seeds: `items[i]` names one, `[i]` draws it. Picklable."""
+class SceneSamples(Sequence):
+    """The scenes of some seeds: `items[i]` names one, `[i]` generates it. Picklable."""
 
     def __init__(self, size: int, seeds: range):
         self.size = size
-        self.items = [DrawnItem(f"scene-{seed:06d}", seed) for seed in seeds]
+        self.items = [SceneItem(f"scene-{seed:06d}", seed) for seed in seeds]
 
     def __len__(self):
         return len(self.items)
