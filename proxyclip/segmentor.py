@@ -48,9 +48,8 @@ class Segmentor(nn.Module):
     ):
         """windows, label_rule: how images are cut and decided. short_side: images are resized to it, keeping their
         aspect, the long side to at most 2048 (0: not resized). padding_colour: RGB in [0, 1] of what lies beyond the
-        image. patch_size: of the smallest patches, for the size of a batch. known_words: all names that a CLIP with
-        a small vocabulary has learnt; others bring a warning.
-        """
+        image. patch_size: of the smallest patches. known_words: all names that a small CLIP has learnt; others bring
+        a warning."""
         super().__init__()
         self.windows, self.label_rule, self.short_side = windows, label_rule, short_side
         self.patch_size, self.known_words = patch_size, known_words

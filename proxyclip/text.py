@@ -135,6 +135,3 @@ def check_templates(templates) -> tuple[str, ...]:
         if "{}" not in template:
             raise InputError(f"prompt template {template!r} has no {{}} where the name goes")
     return templates
-
-
-encode_queries = encode_names  # until every caller has the new name

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones import clip as clip_module
+from proxyclip.backbones import weights as weights_module
 from proxyclip.backbones.clip import DenseCLIP, run_block
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.errors import InputError
@@ -121,18 +123,6 @@ def test_position_tables():
     assert clip.position_table(2, 8) is native  # as published: as many patches, so left as it is
 
 
-def test_a_position_table_is_resampled_once_per_size_and_type(monkeypatch):
-    clip, resampled, original = tiny_clip.clip(), [], F.interpolate
-    monkeypatch.setattr(F, "interpolate", lambda *a, **k: resampled.append(k) or original(*a, **k))
-    first = clip.position_table(3, 7)
-    assert clip.position_table(3, 7) is first and len(resampled) == 1
-    assert clip.position_table(7, 3).shape == first.shape and len(resampled) == 2
-    clip.visual.to(torch.bfloat16)
-    coarse = clip.position_table(3, 7)
-    assert coarse.dtype == torch.bfloat16 and len(resampled) == 3
-    assert clip.position_table(3, 7) is coarse and len(resampled) == 3
-
-
 def test_a_tower_that_is_not_square():
     clip = tiny_clip.clip(vision={"image_size": (48, 32)})  # 6 x 4 patches
     assert clip.position_table(6, 4) is clip.visual.positional_embedding
@@ -205,3 +195,44 @@ def test_the_libraries_are_left_as_they_were(method):
             assert vars(module).keys() == attributes[name].keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not any(vars(nn.modules.module)[f"_global_{kind}_hooks"] for kind in ("forward", "forward_pre", "backward"))
+
+
+def test_the_fingerprint_is_of_the_weights_as_they_are():
+    clip = tiny_clip.clip()
+    weight, seen = clip.model.ln_final.weight, [clip.fingerprint]
+    original = {name: value.clone() for name, value in clip.model.state_dict().items()}
+
+    def in_inference_mode():
+        with torch.inference_mode():
+            clip.fingerprint  # noqa: B018
+            clip.model.ln_final.bias.mul_(1.5)
+
+    changes = [
+        lambda: weight.add_(1),
+        lambda: weight[:1].add_(1),
+        lambda: weight.data.add_(1),  # not counted as a new version of the weight
+        lambda: setattr(weight, "data", weight.data * 2),
+        lambda: setattr(clip.model.ln_final, "weight", nn.Parameter(weight.detach() + 1, requires_grad=False)),
+        lambda: clip.model.load_state_dict(original | {"ln_final.bias": original["ln_final.bias"] + 1}),
+        in_inference_mode,
+    ]
+    for change in changes:
+        change()
+        with torch.inference_mode():
+            seen.append(clip.fingerprint)
+        assert clip.fingerprint == seen[-1]
+    assert len({*seen}) == len(seen)
+    clip.model.load_state_dict(original)
+    clip.model.ln_final.weight = weight
+    weight.copy_(original["ln_final.weight"])
+    assert clip.fingerprint == seen[0]
+    with torch.no_grad():
+        clip.visual.proj.add_(1)
+    assert clip.fingerprint == seen[0]  # text does not depend on the image tower
+
+
+def test_the_fingerprint_is_computed_once(monkeypatch):
+    clip, hashed, original = tiny_clip.clip(), [], weights_module.fingerprint
+    monkeypatch.setattr(clip_module, "fingerprint", lambda weights: hashed.append(1) or original(weights))
+    assert len({clip.fingerprint for _ in range(3)}) == 1
+    assert len(hashed) == 1

@@ -15,11 +15,11 @@ from torch import nn
 import proxyclip
 from proxyclip.backbones import build_clip as load_clip
 from proxyclip.backbones import vfm
+from proxyclip.backbones.precision import resolve_precision
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm import dino
 from proxyclip.backbones.vfm._vfm import Variant
 from proxyclip.backbones.weights import download, read_checkpoint
-from proxyclip.build import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
 from proxyclip.presets import CLIPS, PAIRS, find_preset, preset_names
 from proxyclip.sliding import SlidingWindows
@@ -177,18 +177,6 @@ def test_checkpoint_that_does_not_exist(nothing_built, option):
         proxyclip.load("vitb16-dino", **{option: "/no/such.pt"})
     with pytest.raises(NotFound, match="CLIP checkpoint /no/such.pt does not exist"):
         proxyclip.load(clip="ViT-B-16:/no/such.pt", vfm="dino")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch has CUDA")
-def test_device_that_is_not_there():
-    with pytest.raises(InputError, match="device 'cuda:1' is not available to this PyTorch"):
-        resolve_device("cuda:1")
-
-
-def test_automatic_precision():
-    assert resolve_precision("auto", torch.device("cpu")) == torch.float32
-    assert resolve_precision("auto", torch.device("mps")) == torch.float16
-    assert resolve_precision("bf16", torch.device("cpu")) == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -403,7 +391,7 @@ def test_load_hands_everything_on(folders):
     )  # fmt: skip
     assert isinstance(model, proxyclip.Segmentor) and not model.training
     assert model.settings() == {
-        "method": "ProxyCLIP", "clip": folders["clip"], "vfm": folders["vfm"] + " k layer 2",
+        "method": "ProxyCLIP", "clip": folders["clip"], "activation": "GELU", "vfm": folders["vfm"] + " k layer 2",
         "beta": 1.1, "gamma": 4.0, "short_side": 50,
         "crop": 48, "stride": 16, "multiple": 56, "logit_scale": 40.0, "precision": "float32", "templates": 1,
     }  # fmt: skip

@@ -28,7 +28,7 @@ def plainly(features, beta, gamma):
 @pytest.mark.parametrize("faster", [True, False])
 @pytest.mark.parametrize(("beta", "gamma"), [(1.2, 3.0), (0.0, 1.0), (0.6, 8.0)])
 def test_entry_by_entry(monkeypatch, faster, beta, gamma):
-    monkeypatch.setattr(linear, "convolutions_are_faster", lambda: faster)
+    monkeypatch.setattr(linear, "convolutions_are_faster", lambda dtype: faster)
     given = features() + 0.7
     attention = proxy_attention(given, beta, gamma)
     assert attention.dtype == torch.float32 and attention.shape == (2, 28, 28)

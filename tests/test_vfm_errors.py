@@ -58,7 +58,7 @@ def test_pickle_with_an_object_is_refused(tmp_path):
         ('{"model_args": {}}', "is not timm's config.json .*architecture"),
         ('{"architecture": "vit_nonsense"}', "timm cannot build 'vit_nonsense'"),
         ('{"architecture": "vit_tiny_patch16_224", "model_args": {"nonsense": 1}}', "timm cannot build .*nonsense"),
-        ('{"architecture": "resnet10t"}', "'resnet10t', which is no VisionTransformer"),
+        ('{"architecture": "resnet10t"}', "'resnet10t', which is not a VisionTransformer"),
     ],
 )
 def test_folder_that_is_no_model(tmp_path, config, sentence):
@@ -81,7 +81,7 @@ def test_hugging_face_folders_that_cannot_be_used(tmp_path):
         vfm.load(f"hf:{tmp_path}")
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     transformers.BertConfig(**small, vocab_size=10).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no vision backbone"):
+    with pytest.raises(InputError, match="not a vision backbone"):
         vfm.load(f"hf:{tmp_path}")
     transformers.ViTMAEConfig(**small).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="hides patches at random"):

@@ -6,11 +6,11 @@ from functools import cache
 
 import numpy as np
 import tiny_vfm
-import torch
 from safetensors.torch import save_file
 from tiny_model import CLIP
 
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm.dino import DINO
 from proxyclip.methods import find_method
@@ -35,8 +35,7 @@ def tokenizer():
 
 def open_clip_model(**changes):
     """open_clip's model; the same weights every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         return tiny_vfm.shake(import_library("open_clip").CLIP(**config(**changes)))
 
 
@@ -50,8 +49,7 @@ def clip(**changes) -> DenseCLIP:
 def vfm(channels: int = 48) -> DINO:
     """A DINO of 3 layers with patches of 8 pixels and a native side of 64."""
     sizes = {"img_size": 64, "patch_size": 8, "embed_dim": channels, "depth": 2, "num_heads": 3, "num_classes": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         model = DINO(tiny_vfm.shake(import_library("timm").models.VisionTransformer(**sizes)))
     model.name = "tiny"
     return model

@@ -7,6 +7,7 @@ import tiny_vfm
 import torch
 from safetensors.torch import save_file
 
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 
 torch.set_num_threads(1)  # the threads of a tiny model wait for each other longer than they compute
@@ -21,8 +22,7 @@ CLIP = {
 def save(folder: Path) -> list[str]:
     """Writes both; returns what eval.py's --set needs to use them quickly: small windows and one prompt a class."""
     (folder / "clip").mkdir(parents=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         clip = tiny_vfm.shake(import_library("open_clip").CLIP(**CLIP))
     weights = {name: value.contiguous() for name, value in clip.state_dict().items()}
     save_file(weights, folder / "clip" / "open_clip_model.safetensors")

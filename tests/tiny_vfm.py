@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm import dino, dinov2, dinov3, mae, sam
 
@@ -35,8 +36,7 @@ def arguments(family: str, registers: bool = False) -> dict:
 def timm_model(family: str, registers: bool = False) -> nn.Module:
     """A tiny timm model of the family's kind."""
     timm = import_library("timm")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         if family == "dinov3":
             return shake(timm.create_model("vit_small_patch16_dinov3", num_classes=0, **arguments("dinov3")))
         return shake(timm.models.VisionTransformer(num_classes=0, **arguments(family, registers)))
@@ -78,8 +78,7 @@ def sam_encoder() -> nn.Module:
     from segment_anything.modeling import ImageEncoderViT
 
     layout = {"img_size": 96, "patch_size": 16, "out_chans": 32, "window_size": 4, "global_attn_indexes": (2,)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         norm = partial(nn.LayerNorm, eps=1e-6)
         return shake(ImageEncoderViT(**SIZES, **layout, norm_layer=norm, use_rel_pos=True))
 

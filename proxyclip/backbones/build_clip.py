@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
-import torch
-
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.clip_activation import OPENAI_EXTRAS, is_openais, uses_quick_gelu, warn_of_assumption
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.weights import download, load_strict, read_checkpoint
 from proxyclip.errors import InputError, NotFound, nearest
 
 DEFAULT_WEIGHTS = {"ViT-H-14": "laion2b_s32b_b79k"}  # every other model: "openai" where OpenAI published it
-OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers stored beside the weights
 
 
 def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
@@ -20,18 +19,31 @@ def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
     spec: "ViT-B-16:openai" (open_clip's names), "ViT-B-16" (the best known weights), "ViT-B-16:random" (seeded random
     weights), "ViT-B-16:FILE", or a folder with open_clip_config.json and weights. `checkpoint` is a file that is used
     in place of the named weights: open_clip's own, or one that OpenAI published.
+
+    Some trainings of an architecture use QuickGELU and others GELU, and weights alone do not tell which. So a file goes
+    with the training that `spec` names; without a name, OpenAI's archives are recognised, and for other files of an
+    architecture that was published with both a warning says which one is assumed.
     """
     open_clip = import_library("open_clip")
     if Path(spec).is_dir():
         return from_folder(Path(spec), checkpoint)
     name, tag, file = parse(spec)
-    file = checkpoint or file
-    config, published = open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag) or {}
-    config["quick_gelu"] = published.get("quick_gelu", config.get("quick_gelu", False))
-    if file is None and tag != "random":
-        file = fetch(name, tag, published)
-    state = None if file is None else read_state(Path(file))
-    return build(config, state, open_clip.get_tokenizer(name), published, f"{name}:{tag}", str(file))
+    if checkpoint and file:
+        raise InputError(f"the CLIP's weights are given twice: {spec!r} and checkpoint {str(checkpoint)!r}")
+    own = checkpoint or file
+    file = own or (None if tag == "random" else fetch(name, tag))
+    state = None if file is None else read_checkpoint(file, torchscript=True)
+    recorded = f"{name}:{tag}"
+    named = spec.partition(":")[2] in (*open_clip.list_pretrained_tags_by_model(name), "random")
+    if own is not None and not named:
+        if is_openais(state):
+            tag, recorded = "openai", f"{name}:openai"
+        else:
+            recorded = f"{name}:{Path(file).name}"
+            warn_of_assumption(name, tag, file)
+    config = {**open_clip.get_model_config(name), "quick_gelu": uses_quick_gelu(name, tag)}
+    preprocess = open_clip.get_pretrained_cfg(name, tag) or {}
+    return build(config, state, open_clip.get_tokenizer(name), preprocess, recorded, str(file))
 
 
 def parse(spec: str) -> tuple[str, str, str | None]:
@@ -70,7 +82,7 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     open_clip = import_library("open_clip")
     file = folder / "open_clip_config.json"
     if not file.is_file():
-        raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is no CLIP in open_clip's layout")
+        raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is not a CLIP in open_clip's layout")
     settings = read_folder_config(file)
     config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
     check_plain(str(folder), config)
@@ -84,9 +96,8 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     weights = checkpoint or next(iter([*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]), None)
     if weights is None:
         raise NotFound(f"folder {folder} holds no weights: open_clip_model.safetensors is expected there")
-    return build(
-        config, read_state(Path(weights)), tokenizer, settings.get("preprocess_cfg", {}), str(folder), str(weights)
-    )
+    state, preprocess = read_checkpoint(weights, torchscript=True), settings.get("preprocess_cfg", {})
+    return build(config, state, tokenizer, preprocess, str(folder), str(weights))
 
 
 def read_folder_config(file: Path) -> dict:
@@ -103,28 +114,27 @@ def read_folder_config(file: Path) -> dict:
 def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: str) -> DenseCLIP:
     """The model with the weights in it; `state` None leaves the library's random ones, from a seed of their own."""
     open_clip = import_library("open_clip")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    if state is not None and is_openais(state) and not config.get("quick_gelu"):
+        raise InputError(
+            f"{source} is an archive of OpenAI, trained with QuickGELU, but {name} uses GELU; name openai's training "
+            "beside it, for example ViT-B-16:openai, or in a folder's configuration set quick_gelu to true"
+        )
+    with fixed_seed():
         try:
             model = open_clip.CLIP(**config)
         except TypeError as error:
             raise InputError(f"open_clip cannot build {name} from its configuration: {error}") from error
     if state is not None:
-        load_strict(model, state, source)
+        load_strict(model, {key: value for key, value in state.items() if key not in OPENAI_EXTRAS}, source)
     mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
     std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
     return DenseCLIP(model.requires_grad_(False), tokenizer, mean, std, name).eval()
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A CLIP checkpoint's tensors, OpenAI's TorchScript archives included."""
-    state = read_checkpoint(path, torchscript=True)
-    return {name: value for name, value in state.items() if name not in OPENAI_EXTRAS}
-
-
-def fetch(name: str, tag: str, published: dict) -> Path:
-    """The weights' file, from the local cache or the network."""
+def fetch(name: str, tag: str) -> Path:
+    """The file of a published training's weights, from the local cache or the network."""
     open_clip = import_library("open_clip")
+    published = open_clip.get_pretrained_cfg(name, tag) or {}
     if repository := published.get("hf_hub"):
         repository, _, filename = repository.rpartition("/")
         safe = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -143,7 +153,7 @@ def check_plain(name: str, config: dict) -> None:
     """Refuses what the walk of proxyclip.backbones.clip does not cover, before anything is built."""
     if not is_plain(config):
         raise InputError(
-            f"CLIP {name!r} has no plain vision transformer whose last block could lend its values; "
+            f"CLIP {name!r} has no plain vision transformer whose last block has values to take; "
             f"these have: {', '.join(plain_transformers())}"
         )
 

@@ -4,28 +4,27 @@ Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E join
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proxyclip.backbones.cpu_kernels import attend, linear
-from proxyclip.backbones.weights import fingerprint
-from proxyclip.image_io import normalise
-
-TABLES_KEPT = 16  # whole images come in many sizes
+from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.position_table import resample
+from proxyclip.backbones.weights import fingerprint, signs_of_change
 
 
 class DenseCLIP(nn.Module):
     """An open_clip model that gives an embedding for every patch instead of one for the image.
 
     `model` is an open_clip CLIP with a plain vision transformer, `tokenizer` its tokenizer, `mean` and `std` the
-    colours it was trained with.
+    colours it was trained with, `name` what records call it.
     """
 
     def __init__(self, model: nn.Module, tokenizer, mean, std, name: str):
         super().__init__()
-        self.model, self.tokenizer, self.mean, self.std, self.name = model, tokenizer, mean, std, name
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.normalise = Normalise(mean, std)
         self.patch_size = self.visual.patch_size[0]
-        self._position_tables = {}
+        self._fingerprint = None, ""  # the state of the weights, and their fingerprint in that state
 
     @property
     def visual(self) -> nn.Module:
@@ -33,16 +32,34 @@ class DenseCLIP(nn.Module):
         return self.model.visual
 
     @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour of the training data."""
+        return self.normalise.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of the training data."""
+        return self.normalise.std
+
+    @property
+    def activation(self) -> str:
+        """What stands between the layers of both towers' MLPs: "QuickGELU" or "GELU"."""
+        return type(self.visual.transformer.resblocks[0].mlp.gelu).__name__
+
+    @property
     def fingerprint(self) -> str:
-        """Of all that text embeddings depend on, for the cache of those: the weights, and what is not among them.
+        """Of all that text embeddings depend on: the weights as they are now, and what is not among them.
 
         Some published weights go with QuickGELU, and open_clip builds the same architecture with either.
         """
         weights = {k: v for k, v in self.model.state_dict().items() if not k.startswith("visual.")}
-        block = self.model.transformer.resblocks[0]
-        weights["heads"] = torch.tensor(block.attn.num_heads)
-        weights[f"activation {type(block.mlp.gelu).__name__}"] = torch.zeros(0)
-        return fingerprint(weights)
+        signs = signs_of_change(weights.values())
+        if self._fingerprint[0] != signs:
+            block = self.model.transformer.resblocks[0]
+            weights["heads"] = torch.tensor(block.attn.num_heads)
+            weights[f"activation {type(block.mlp.gelu).__name__}"] = torch.zeros(0)
+            self._fingerprint = signs, fingerprint(weights)
+        return self._fingerprint[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,7 +67,7 @@ class DenseCLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def position_table(self, height: int, width: int) -> Tensor:
-        """(1 + h * w, D): the table resampled to a patch grid, once per size.
+        """(1 + h * w, D): the position table, resampled to a patch grid of that height and width.
 
         As the published code does: bicubic, with the scale factor (n + 0.1) / M itself setting the sampling points,
         and left as it is where the number of patches agrees.
@@ -58,16 +75,8 @@ class DenseCLIP(nn.Module):
         table = self.visual.positional_embedding  # (1 + M * M, D)
         if len(table) == 1 + height * width:
             return table
-        key = (height, width, table.dtype, table.device)
-        if key not in self._position_tables:
-            if len(self._position_tables) == TABLES_KEPT:
-                self._position_tables.clear()
-            rows, columns = self.visual.grid_size
-            grid = table[1:].float().unflatten(0, (rows, columns)).permute(2, 0, 1)[None]  # (1, D, M, M)
-            scale = ((height + 0.1) / rows, (width + 0.1) / columns)
-            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")  # (1, D, h, w)
-            self._position_tables[key] = torch.cat([table[:1], grid[0].flatten(1).T.to(table.dtype)])  # (T, D)
-        return self._position_tables[key]
+        grid = resample(table[1:].unflatten(0, self.visual.grid_size), (height, width), offset=0.1)  # (h, w, D)
+        return torch.cat([table[:1], grid.flatten(0, 1).to(table.dtype)])  # (1 + h * w, D)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter the first block.
@@ -75,7 +84,7 @@ class DenseCLIP(nn.Module):
         Rows and columns beyond the last whole patch are not seen.
         """
         visual = self.visual
-        patches = visual.conv1(normalise(images.float(), self.mean, self.std).to(self.dtype))  # (B, D, h, w)
+        patches = visual.conv1(self.normalise(images).to(self.dtype))  # (B, D, h, w)
         table = self.position_table(*patches.shape[-2:])
         class_token = visual.class_embedding.to(self.dtype).expand(len(images), 1, -1)  # (B, 1, D)
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], dim=1) + table)  # (B, T, D)
@@ -133,7 +142,7 @@ class DenseCLIP(nn.Module):
 
 
 def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
-    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without ever holding a (T, T) attention matrix."""
+    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without holding a (T, T) attention matrix."""
     layer, mlp = block.attn, block.mlp
     projected = linear(block.ln_1(tokens), layer.in_proj_weight, layer.in_proj_bias)  # (B, T, 3 D)
     heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)

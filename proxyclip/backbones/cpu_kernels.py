@@ -1,40 +1,91 @@
 """Linear layers, matrix products and attention on a CPU at the speed of the processor.
 
-PyTorch hands matrix products to MKL, which does without AVX-512 on processors not made by Intel, and convolutions to
-oneDNN, which uses it everywhere. A linear layer is a convolution with a 1 × 1 kernel over tokens laid out as pixels;
-as such it takes half the time in float32 and no more in bfloat16 (`benchmarks/speed.py --parts`). All views below are
-free: nothing is copied.
+PyTorch hands matrix products to MKL and convolutions to oneDNN. A linear layer is a convolution with a 1 × 1 kernel
+over tokens laid out as pixels, so either library can compute it, and the processor decides which one is faster: oneDNN
+uses AVX-512 everywhere, MKL not on every processor of other makers than Intel. Between 0.9 and 2.2 times the speed has
+been measured (`benchmarks/speed.py --parts`), so the first layer of a process times both, which takes about 20 ms. The
+results agree to rounding. PROXYCLIP_CPU_LINEAR=mkl or onednn chooses without measuring.
+
+All views below are free: nothing is copied.
 """
 
+import os
+import time
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proxyclip.errors import InputError
+
 ROWS = 128  # query rows at a time: 12 heads' weights for 1800 tokens are then 5 MB and stay in a processor's cache
-
-
-@cache
-def convolutions_are_faster() -> bool:
-    """Whether this CPU has AVX-512 and this PyTorch oneDNN."""
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.backends.mkldnn.is_available()
+TRIALS = 6
+GAIN = 1.25  # what oneDNN must be faster by: a smaller gain would make the choice depend on what else runs
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """tokens @ weightᵀ + bias: (B, T, I), (O, I), (O) -> (B, T, O)."""
-    if tokens.device.type != "cpu" or not convolutions_are_faster():
+    if not use_convolution(tokens):
         return F.linear(tokens, weight, bias)
+    return convolution(tokens, weight, bias)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ bᵀ for each of a batch: (B, N, I), (B, M, I) -> (B, N, M)."""
+    if not use_convolution(a):
+        return a @ b.mT
+    return torch.cat([convolution(rows[None], weight) for rows, weight in zip(a, b, strict=True)])
+
+
+def convolution(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear`, computed by oneDNN."""
     pixels = tokens.unsqueeze(2).permute(0, 3, 1, 2)  # (B, I, T, 1), channels last
     kernel = weight[:, None, None].permute(0, 3, 1, 2)  # (O, I, 1, 1), channels last
     return F.conv2d(pixels, kernel, bias).permute(0, 2, 3, 1).squeeze(2)  # (B, T, O)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ bᵀ for each of a batch: (B, N, I), (B, M, I) -> (B, N, M)."""
-    if a.device.type != "cpu" or not convolutions_are_faster():
-        return a @ b.mT
-    return torch.cat([linear(rows[None], weight) for rows, weight in zip(a, b, strict=True)])
+def use_convolution(tokens: Tensor) -> bool:
+    """Whether `convolution` is the faster way for tokens of that type and device; a compiler decides for itself."""
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return convolutions_are_faster(tokens.dtype)
+
+
+@cache
+def convolutions_are_faster(dtype: torch.dtype) -> bool:
+    """The choice for this processor: that of PROXYCLIP_CPU_LINEAR, or a measurement, once per process and type."""
+    chosen = os.environ.get("PROXYCLIP_CPU_LINEAR", "")
+    if chosen not in ("", "mkl", "onednn"):
+        raise InputError(f"PROXYCLIP_CPU_LINEAR is {chosen!r}; choose mkl or onednn, or leave it unset to measure")
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if chosen:
+        return chosen == "onednn"
+    plain, convolved = measure(dtype)
+    return plain > GAIN * convolved
+
+
+def measure(dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds of a linear layer as a matrix product and as a convolution: the best of a few alternating trials.
+
+    On one thread and in that thread's own time, so that what else runs on the machine hardly counts.
+    """
+    tokens, weight = torch.ones(1, 256, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
+    seconds = {F.linear: [], convolution: []}
+    clock = time.perf_counter if os.name == "nt" else time.thread_time  # Windows counts threads' time in steps of 16 ms
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            for _ in range(TRIALS):
+                for function, taken in seconds.items():
+                    start = clock()
+                    function(tokens, weight)
+                    taken.append(clock() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return min(seconds[F.linear]), min(seconds[convolution])
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Checkpoints: reading them safely, loading them strictly, finding them in the cache or on the hub."""
+"""Checkpoints: reading them safely, loading them strictly and finding them in the cache or on the hub."""
 
 import hashlib
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ WRAPPERS = ("state_dict", "model", "teacher")  # the keys under which published 
 def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Tensor]:
     """Name -> tensor of a `.safetensors` or PyTorch file, on the CPU.
 
-    Only tensors are read: a pickle with anything else in it is refused. `torchscript` also reads the TorchScript
+    Only tensors are read: a pickle that holds anything else is refused. `torchscript` also reads the TorchScript
     archives in which OpenAI published CLIP; PyTorch builds those without Python's unpickler.
     """
     path = Path(path)
@@ -34,13 +35,13 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         _, _, found = str(error).partition("Unsupported")
-        what = f" (unsupported{found.splitlines()[0]})" if found else ""
+        kind = f" (unsupported{found.splitlines()[0]})" if found else ""
         raise InputError(
-            f"checkpoint {path} is refused: it holds Python objects beside tensors{what}; "
-            "loading them could run foreign code. Save its state_dict alone, best as .safetensors"
+            f"checkpoint {path} is refused: it holds Python objects beside tensors{kind}; "
+            "loading them could run arbitrary code. Save its state_dict alone, preferably as .safetensors"
         ) from None
     except Exception as error:  # every reader has errors of its own for a damaged file
-        problem = f"cannot be read ({type(error).__name__}): damaged, or no checkpoint"
+        problem = f"cannot be read ({type(error).__name__}): damaged, or not a checkpoint"
         raise InputError(f"checkpoint {path} {problem}") from error
     return unwrap(state, path)
 
@@ -66,7 +67,11 @@ def unwrap(state, path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copies `state` into `module`; every name and shape must agree, or the error names those that do not."""
+    """Copies `state` into `module`, in the types of the module's own tensors.
+
+    Raises InputError, naming `source` and tensors, unless every name and shape agrees, floating-point weights come
+    from floating-point tensors, integer buffers from integer ones, and all values are finite.
+    """
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
@@ -76,19 +81,51 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
         if name in state and state[name].shape != own[name].shape
     ]
     complaints = [
-        f"{len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        f"{len(names)} {problem} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if names
     ]
     if complaints:
         raise InputError(f"{source} is a checkpoint for another architecture: {'; '.join(complaints)}")
-    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    check_types(state, own, source)
+    converted = {name: value.to(own[name].dtype) for name, value in state.items()}
+    check_finite(converted, source)
+    module.load_state_dict(converted)
 
 
-def download(repository: str, filenames: tuple[str, ...], what: str, flag: str) -> Path:
+def check_types(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
+    """InputError where a tensor of `state` is of another kind than the module's `own` of that name."""
+    kinds = {name: (kind_of(value), kind_of(own[name])) for name, value in state.items() if name in own}
+    wrong = [f"{name} is {str(state[name].dtype).removeprefix('torch.')}" for name, (a, b) in kinds.items() if a != b]
+    if wrong:
+        raise InputError(f"{source} cannot be used: {some(wrong)}; weights must be floating-point numbers")
+
+
+def kind_of(tensor: Tensor) -> str:
+    """What numbers a tensor holds."""
+    if tensor.is_floating_point():
+        return "floating point"
+    return "complex" if tensor.is_complex() else "bool" if tensor.dtype == torch.bool else "integer"
+
+
+def check_finite(state: dict[str, Tensor], source: str) -> None:
+    """InputError where a tensor holds NaN or infinity, as the weights of a diverged training run do."""
+    floating = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
+    # The extremes of a tensor are finite if and only if all its values are; nothing of its size is allocated.
+    wrong = [name for name, value in floating.items() if not torch.stack(value.aminmax()).isfinite().all()]
+    if wrong:
+        raise InputError(f"{source} cannot be used: {some(wrong)} hold values that are not finite in float32")
+
+
+def some(names: list[str], most: int = 4) -> str:
+    """The first few of a list, for an error's sentence."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def download(repository: str, filenames: tuple[str, ...], model: str, flag: str) -> Path:
     """The first of `filenames` that the Hugging Face repository has, from the local cache or the network.
 
-    `what` names the model and `flag` the option that takes a file instead, for the error message.
+    `model` is its name and `flag` the option that takes a file instead, for the error message.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
@@ -112,7 +149,7 @@ def download(repository: str, filenames: tuple[str, ...], what: str, flag: str) 
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             break
     raise NotFound(
-        f"the weights of {what} are neither in the cache {constants.HF_HUB_CACHE} nor reachable ({reason}). "
+        f"the weights of {model} are neither in the cache {constants.HF_HUB_CACHE} nor reachable ({reason}). "
         f"Where there is a network, fetch https://huggingface.co/{repository}/resolve/main/{filenames[0]} "
         f"and pass it with {flag} FILE"
     )
@@ -127,8 +164,20 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def signs_of_change(weights: Iterable[Tensor]) -> tuple:
+    """Equal for the same tensors at two times if nothing was written to them in between; cheap where they are large.
+
+    PyTorch counts what is written to a tensor, except through `.data`, as some training code does. Sixteen values of
+    each tensor show that as well: a training step changes all of them.
+    """
+    weights = [weight.detach() for weight in weights]
+    versions = tuple(0 if weight.is_inference() else weight._version for weight in weights)
+    sample = [weight.flatten()[:: max(1, weight.numel() // 16)].float() for weight in weights]
+    return versions, torch.cat(sample).cpu().numpy().tobytes()
+
+
 def cache_folder() -> Path:
-    """Where computed things are kept: $PROXYCLIP_CACHE, or proxyclip/ in the user's cache folder."""
+    """Where computed files are cached: $PROXYCLIP_CACHE, or proxyclip/ in the user's cache folder."""
     if folder := os.environ.get("PROXYCLIP_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxyclip"

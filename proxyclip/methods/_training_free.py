@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.label_rule import LabelRule
 from proxyclip.segmentor import Segmentor
 from proxyclip.sliding import SlidingWindows
-from proxyclip.text import check_templates, default_templates, encode_queries
+from proxyclip.text import check_templates, default_templates, encode_names
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -68,13 +69,14 @@ class TrainingFree(Segmentor):
 
     def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
         """Unit vectors (Q, E), float32, on the model's device."""
-        return encode_queries(self.clip, vocabulary.queries, self.templates).to(self.device)
+        return encode_names(self.clip, vocabulary.queries, self.templates)
 
     def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
         """Cosines of every location with every query: (B, 3, c, c) in [0, 1] and (Q, E) -> (B, Q, h, w) float32."""
-        patches = self.embed(crops)  # (B, E, h, w)
-        unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
-        return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
+        with exact_float32(crops.device):  # scores do not depend on what surrounds the call
+            patches = self.embed(crops)  # (B, E, h, w)
+            unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
+            return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
 
     def set_precision(self, dtype: torch.dtype) -> "TrainingFree":
         """Both image towers in that type; the text tower stays in float32, its embeddings are cached as such."""
@@ -87,6 +89,7 @@ class TrainingFree(Segmentor):
         return {
             "method": self.method,
             "clip": self.clip.name,
+            "activation": self.clip.activation,
             "vfm": self.vfm.name if self.vfm is not None else None,
             **asdict(self.options),
             "templates": len(self.templates),

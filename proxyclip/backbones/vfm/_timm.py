@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM, Variant, first_blocks
 from proxyclip.backbones.weights import download, load_strict, read_checkpoint
@@ -29,14 +29,13 @@ def load_timm(
             variant.repository, ("model.safetensors",), f"VFM {architecture}", "--checkpoint-vfm"
         )
         state = from_official(without_head(read_checkpoint(source)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         try:
             vit = timm.create_model(architecture, **{**arguments, "num_classes": 0})
         except (RuntimeError, TypeError) as error:
             raise InputError(f"timm cannot build {architecture!r} with {arguments}: {error}") from error
     if type(vit).__name__ != kind:
-        raise InputError(f"the folder asks timm for {architecture!r}, which is no {kind}")
+        raise InputError(f"the folder asks timm for {architecture!r}, which is not a {kind}")
     if source != "random":
         load_strict(vit, state, str(source))
     vit.blocks = first_blocks(vit.blocks, layer)
@@ -47,7 +46,7 @@ def read_folder(folder: Path) -> tuple[str, dict, dict]:
     """Architecture, its arguments and the preprocessing from timm's config.json."""
     file = folder / "config.json"
     if not file.is_file():
-        raise NotFound(f"folder {folder} holds no config.json, so it is no model in timm's layout")
+        raise NotFound(f"folder {folder} holds no config.json, so it is not a model in timm's layout")
     try:
         config = json.loads(file.read_text())
         return config["architecture"], config.get("model_args", {}), config.get("pretrained_cfg", {})

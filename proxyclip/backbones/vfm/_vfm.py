@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proxyclip.backbones.normalise import Normalise
 from proxyclip.errors import InputError
-from proxyclip.image_io import normalise
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,13 +47,23 @@ class VFM(nn.Module):
 
     def __init__(self, patch_size: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
-        self.patch_size, self.mean, self.std = patch_size, tuple(mean), tuple(std)
+        self.patch_size, self.normalise = patch_size, Normalise(mean, std)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour of the training data."""
+        return self.normalise.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of the training data."""
+        return self.normalise.std
 
     def prepare(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """RGB in [0, 1] -> normalised and stretched to `size`, both in float32, then in the weights' type."""
-        images = normalise(images.float(), self.mean, self.std)
+        images = self.normalise(images)  # (B, 3, H, W)
         if size is not None and images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear")
+            images = F.interpolate(images, size, mode="bilinear")  # (B, 3, *size)
         return images.to(next(self.parameters()).dtype)
 
 

@@ -11,13 +11,11 @@ From an explicit architecture and an official state dict, without `load`:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proxyclip.backbones.cpu_kernels import attend, linear
+from proxyclip.backbones.position_table import resample
 from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM
-
-TABLES_KEPT = 16  # whole images come in many sizes, and a table can take 10 MB
 
 
 class ViT(VFM):
@@ -26,7 +24,6 @@ class ViT(VFM):
     def __init__(self, vit: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__(vit.patch_embed.patch_size[0], mean, std)
         self.vit = vit
-        self.tables = {}  # the position tables of the sizes seen so far
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
@@ -49,28 +46,18 @@ class ViT(VFM):
         tokens = torch.cat([vit.cls_token] + ([] if vit.reg_token is None else [vit.reg_token]), dim=1)
         return tokens if vit.no_embed_class else tokens + vit.pos_embed[:, : tokens.shape[1]]
 
-    @torch.no_grad()
     def position_table(self, h: int, w: int) -> Tensor:
-        """(1, N, C): the positions of h x w patches, computed once per size."""
-        stored = self.vit.pos_embed
-        key = (h, w, stored.dtype, stored.device)
-        if key not in self.tables:
-            if len(self.tables) == TABLES_KEPT:
-                self.tables.clear()
-            grid = self.vit.patch_embed.grid_size
-            table = stored[:, -grid[0] * grid[1] :].float().mT.unflatten(2, grid)  # (1, C, M, M)
-            if grid != (h, w):
-                table = self.resize(table, h, w)  # (1, C, h, w)
-            self.tables[key] = table.flatten(2).mT.to(stored.dtype)  # (1, N, C)
-        return self.tables[key]
+        """(1, N, C): the positions of h x w patches."""
+        stored, grid = self.vit.pos_embed, self.vit.patch_embed.grid_size
+        table = stored[:, -grid[0] * grid[1] :]  # (1, M * M, C)
+        if grid == (h, w):
+            return table
+        table = self.resize(table[0].unflatten(0, grid), h, w)  # (h, w, C)
+        return table.flatten(0, 1)[None].to(stored.dtype)  # (1, N, C)
 
     def resize(self, table: Tensor, h: int, w: int) -> Tensor:
-        """(1, C, M, M) -> (1, C, h, w) in the published way of DINO and DINOv2.
-
-        It is by scale factor, 0.1 above the true one: both the rounding and the sampling points depend on it.
-        """
-        scale = ((h + 0.1) / table.shape[-2], (w + 0.1) / table.shape[-1])
-        return F.interpolate(table, scale_factor=scale, mode="bicubic")
+        """(M, M, C) -> (h, w, C) in the published way of DINO and DINOv2: by a scale factor 0.1 above the true one."""
+        return resample(table, (h, w), offset=0.1)
 
 
 def run_block(block: nn.Module, tokens: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 With registers: Vision Transformers Need Registers (Darcet et al., 2023, arXiv:2309.16588).
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from proxyclip.backbones.position_table import resample
 from proxyclip.backbones.vfm._timm import load_timm
 from proxyclip.backbones.vfm._vfm import Options, Variant
 from proxyclip.backbones.vfm._vit import ViT
@@ -26,10 +26,10 @@ class DINOv2(ViT):
     """The two kinds differ in more than the registers: their authors resize the position table differently."""
 
     def resize(self, table: Tensor, h: int, w: int) -> Tensor:
-        """(1, C, M, M) -> (1, C, h, w)."""
+        """(M, M, C) -> (h, w, C)."""
         if self.vit.reg_token is None:
             return super().resize(table, h, w)
-        return F.interpolate(table, (h, w), mode="bicubic", antialias=True)
+        return resample(table, (h, w), antialias=True)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:

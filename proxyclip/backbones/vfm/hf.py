@@ -11,9 +11,10 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM, Options
-from proxyclip.backbones.weights import download
+from proxyclip.backbones.weights import check_finite, check_types, download, read_checkpoint
 from proxyclip.errors import InputError, NotFound
 
 VARIANTS = {}  # every id is one
@@ -52,25 +53,39 @@ def load(variant: str, source: str | None, options: Options) -> HuggingFace:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config = getattr(config, "vision_config", config)  # of a model of images and text
         patch_size = check(config, source, options.layer)
-        with torch.random.fork_rng(devices=[]):
+        with fixed_seed():
             model, report = transformers.AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
     except InputError:
         raise
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, UnpicklingError) as error:
         raise InputError(f"transformers cannot load hf:{source}: {str(error).strip().splitlines()[0]}") from error
+    for file in weight_files(folder):
+        check_types(stored_as(model, read_checkpoint(file)), model.state_dict(), str(file))
+    check_finite(model.state_dict(), f"hf:{source}")
     if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
         raise InputError(f"hf:{source} lacks {len(missing)} weights of the image encoder ({', '.join(missing[:4])})")
     mean, std = statistics(folder)
     return HuggingFace(model, patch_size, mean=mean, std=std)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads: safetensors where there are any."""
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def stored_as(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors under the names of the model's own; transformers puts prefixes such as 'vit.' before them."""
+    names = model.state_dict().keys()
+    return {own: value for own in names for name, value in state.items() if f".{name}".endswith(f".{own}")}
+
+
 def check(config, source: str, layer: int | None) -> int:
     """The patch size of an image encoder that can be used; asks it for `layer` blocks only."""
     stages = len(getattr(config, "depths", [1]))
     if not hasattr(config, "patch_size") and stages == 1:
-        raise InputError(f"hf:{source} ({config.model_type}) is no vision backbone with a map of patches")
+        raise InputError(f"hf:{source} ({config.model_type}) is not a vision backbone with a map of patches")
     if hasattr(config, "mask_ratio"):
         raise InputError(f"hf:{source} ({config.model_type}) hides patches at random; mae-vitb16 is MAE without that")
     if layer is not None:

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from proxyclip.backbones.position_table import resample
 from proxyclip.backbones.vfm._timm import load_timm
 from proxyclip.backbones.vfm._vfm import Options, Variant
 from proxyclip.backbones.vfm._vit import ViT
@@ -26,8 +26,8 @@ class MAE(ViT):
         return super().prepare(images, (self.window, self.window))
 
     def resize(self, table: Tensor, h: int, w: int) -> Tensor:
-        """(1, C, M, M) -> (1, C, h, w)."""
-        return F.interpolate(table, (h, w), mode="bicubic")
+        """(M, M, C) -> (h, w, C)."""
+        return resample(table, (h, w))
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm._vfm import VFM, Options, Variant, first_blocks
 from proxyclip.backbones.weights import download, load_strict, read_checkpoint
@@ -35,15 +36,24 @@ class SAM(VFM):
         tokens = encoder.patch_embed(self.prepare(images, (encoder.img_size, encoder.img_size)))  # (B, h, w, D)
         tokens = tokens + encoder.pos_embed
         for block in encoder.blocks:
-            if block.window_size > 0:
-                tokens = block(tokens)
-            else:
-                tokens = tokens + global_attention(block.attn, block.norm1(tokens))
-                tokens = tokens + block.mlp(block.norm2(tokens))
+            tokens = run_block(block, tokens)
         return encoder.neck(tokens.permute(0, 3, 1, 2))  # (B, C, h, w)
 
 
-def global_attention(attention: nn.Module, tokens: Tensor) -> Tensor:
+def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
+    """One block, (B, h, w, D) -> (B, h, w, D), with attention within its windows or, where it has none, everywhere."""
+    parts = import_library("segment_anything.modeling.image_encoder")
+    normal, size = block.norm1(tokens), block.window_size
+    if size > 0:
+        windows, padded = parts.window_partition(normal, size)  # (B * windows, size, size, D)
+        mixed = parts.window_unpartition(attend(block.attn, windows), size, padded, tokens.shape[1:3])  # (B, h, w, D)
+    else:
+        mixed = attend(block.attn, normal)  # (B, h, w, D)
+    tokens = tokens + mixed
+    return tokens + block.mlp(block.norm2(tokens))
+
+
+def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
     """What `attention` computes, (B, h, w, D) -> (B, h, w, D), without its N x N matrices (800 MB an image).
 
     The score of query i and key j is q_i·k_j + q_i·row(i, j) + q_i·column(i, j), and the last two depend on j through
@@ -87,8 +97,7 @@ def load(variant: str, source: str | None, options: Options) -> SAM:
         # A folder in timm's layout; its sizes are those of the variant, which the strict loading checks.
         source = Path(source, "model.safetensors") if Path(source).is_dir() else source
         state = from_official(read_checkpoint(source))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         build = import_library("segment_anything").sam_model_registry[f"vit_{variant[-1]}"]
         encoder = build().image_encoder
     if source != "random":
