@@ -1,6 +1,6 @@
-"""A photograph and some words in, a picture out.
+"""Image and class names in, colours for every pixel out.
 
-python demo.py                                                  a drawn scene and tiny embedded models; no network
+python demo.py                                                  a synthetic scene, tiny embedded models; no network
 python demo.py scene.png --classes "sky, sea; ocean, boat"       commas between classes, "; " between names of one
 python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    a photograph: real models
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
@@ -9,7 +9,7 @@ python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoi
 import argparse
 import time
 import warnings
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,13 @@ from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
 from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.files import writable_folder, write_whole
+from proxyclip.files import writable_folder, write_image
 from proxyclip.image_io import read_image
-from proxyclip.pictures.legend import PAPER, joined, with_legend, with_note
-from proxyclip.pictures.overlay import colours_over, heatmap
+from proxyclip.output_names import output_names
+from proxyclip.pictures.heatmap import heatmap
+from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend
+from proxyclip.pictures.overlay import overlay
+from proxyclip.pictures.panels import found_entries
 from proxyclip.vocabulary import Vocabulary, class_lines
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
@@ -32,14 +35,15 @@ MODEL_OPTIONS = (
     *("preset", "method", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "beta", "gamma"),
     *("short_side", "crop", "stride", "logit_scale", "device", "precision"),
 )
-SCENE, SCENE_SIZE = 9, 512  # of the test scenes, which no training and no setting has seen
-METHODS = {"clip": "CLIP as it is", "maskclip": "its values alone (MaskCLIP)", "proxyclip": "ProxyCLIP"}
+SCENE, SCENE_SIZE = 9, 512  # a test scene, on which nothing was trained or tuned; pixels
+METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "proxyclip": "ProxyCLIP"}
+TEXT, GAP = 20, 12  # pixels: font size, between panels
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", nargs="?", help="an image file (default: a drawn scene)")
-    parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt with a class a line')
+    parser.add_argument("photo", nargs="?", help="an image file (default: a synthetic scene)")
+    parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt, one class per line')
     parser.add_argument("--preset", help="pair of models (default: mini, the embedded one); --list shows all")
     parser.add_argument("--clip", metavar="NAME", help="in place of the preset's, e.g. ViT-B-16:openai")
     parser.add_argument("--vfm", metavar="NAME", help="in place of the preset's, e.g. dino-vitb8")
@@ -55,7 +59,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=float, help="of the proxy attention")
     parser.add_argument("--device", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default)")
-    parser.add_argument("--out", default="out", metavar="DIR", help="where the pictures go (default: out)")
+    parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     return parser.parse_args()
 
@@ -69,7 +73,7 @@ def read_classes(given: str) -> list[str]:
     try:
         return class_lines(Path(given).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise InputError(f"class file {given} is no UTF-8 text: save it as such, one class a line") from None
+        raise InputError(f"class file {given} is not UTF-8 text: save it as UTF-8, one class per line") from None
 
 
 @main_guard
@@ -82,7 +86,7 @@ def main() -> None:
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
     if options.photo is None:
         if options.classes or options.heatmap or chosen.keys() - {"device", "precision"}:
-            raise InputError("name a photo as well: without one the demo shows a drawn scene and the embedded models")
+            raise InputError("name a photo as well: without one the demo runs the embedded models on a synthetic scene")
         show_scene(writable_folder(options.out), chosen)
         return
     if not chosen.keys() & MODELS:
@@ -92,17 +96,18 @@ def main() -> None:
     if options.classes is None:
         raise InputError('--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"')
 
-    # All that needs no model comes first: a typing mistake shall not cost a download.
+    # Validate input before loading models, so a typo does not cost a download.
     vocabulary = Vocabulary.parse(read_classes(options.classes))
     heatmaps = [vocabulary.classes[vocabulary.index(name)] for name in options.heatmap]
     photo = Path(options.photo)
     image = read_image(photo)  # (H, W, 3)
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold is {options.threshold}: it is a probability, from 0 to 1")
+    output_names(photo.stem, heatmaps)
     folder = writable_folder(options.out)
 
     if chosen.get("preset") == "mini":
-        print(f"the embedded models know drawn scenes only; for photographs: --preset {PRESET} (a download of 0.9 GB)")
+        print(f"the embedded models know synthetic scenes only; for photographs: --preset {PRESET} (0.9 GB download)")
     started = time.perf_counter()
     model = proxyclip.load(**chosen)
     loaded = time.perf_counter()
@@ -115,36 +120,43 @@ def main() -> None:
     for name, area in sorted(result.areas().items(), key=lambda item: -item[1])[:10]:
         print(f"  {100 * area:5.1f} %  {name}")
     print(f"loaded in {loaded - started:.1f} s, segmented in {finished - loaded:.1f} s")
-    for what, file in written.items():
-        print(f"{what}: {file}")
+    for key, path in written.items():
+        print(f"{key}: {path}")
 
 
 def show_scene(folder: Path, chosen: dict) -> None:
-    """One drawn scene in three ways beside its truth, as one picture: what the proxy attention is for."""
+    """One synthetic scene, its ground truth and what each method finds in it, as one figure."""
     started = time.perf_counter()
-    image, truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
+    image, ground_truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
     colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)
-    panel = partial(colours_over, image, colours=colours, alpha=0.7)
-    results, below = {}, []
+    panel = partial(overlay, image, colours=colours, alpha=0.7)
+    results, lower = {}, {}
     for method, title in METHODS.items():
         model = proxyclip.load("mini", method=method, **chosen)
         results[method] = result = model.segment(image, scenes.CLASSES)
         matrix = ConfusionMatrix(len(scenes.CLASSES))
-        matrix.add(result.labels, truth)
+        matrix.add(result.labels, ground_truth)
         score = f"{title}: mIoU {matrix.scores()['mIoU']:.1f}"
         print(score)
-        below.append(with_note(panel(result.labels), score, PAPER))
-    sure = heatmap(image, results["proxyclip"].confidence)
-    above = {"a drawn scene": Image.fromarray(image), "the truth": panel(truth), "how sure ProxyCLIP is": sure}
-    above = [with_note(picture, title, PAPER) for title, picture in above.items()]
-    areas = zip(results["proxyclip"].areas().items(), colours, strict=True)
-    areas = [(name, area, colour) for (name, area), colour in areas if area]
-    beside = partial(joined, below=False)
-    lower = with_legend(reduce(beside, below), sorted(areas, key=lambda entry: -entry[1]))
-    sheet = joined(reduce(beside, above), lower)
-    picture = write_whole(folder / "demo.png", lambda file: sheet.save(file, "PNG"))
+        lower[score] = panel(result.labels)
+    confidence = heatmap(image, results["proxyclip"].confidence)
+    upper = {
+        "synthetic scene": Image.fromarray(image),
+        "ground truth": panel(ground_truth),
+        "confidence of ProxyCLIP": confidence,
+    }
+    sheet = joined([row_of_panels(upper), row_of_panels(lower)], gap=GAP)
+    maps = [ground_truth, *(result.labels for result in results.values())]
+    sheet = with_legend(sheet, found_entries(scenes.CLASSES, colours, maps), TEXT)
+    path = write_image(folder / "demo.png", sheet)
     print(f"scene {SCENE}, {SCENE_SIZE}x{SCENE_SIZE} pixels, in {time.perf_counter() - started:.1f} s")
-    print(f"picture: {picture}")
+    print(f"figure: {path}")
+
+
+def row_of_panels(panels: dict[str, Image.Image]) -> Image.Image:
+    """Images side by side, each under its title."""
+    captioned = [with_caption(panel, title, PAPER, TEXT) for title, panel in panels.items()]
+    return joined(captioned, below=False, gap=GAP)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import statistics
 import sys
 from dataclasses import fields
-from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,8 @@ from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
 from proxyclip.files import write_image  # noqa: E402
 from proxyclip.image_io import to_tensor  # noqa: E402
 from proxyclip.methods import find_method  # noqa: E402
-from proxyclip.pictures.legend import PAPER, joined, with_legend, with_note  # noqa: E402
-from proxyclip.pictures.overlay import colours_over  # noqa: E402
+from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend  # noqa: E402
+from proxyclip.pictures.overlay import overlay  # noqa: E402
 from proxyclip.presets import find_preset  # noqa: E402
 from proxyclip.segmentor import Segmentor  # noqa: E402
 
@@ -116,9 +115,6 @@ def table(columns: list[str], rows: dict[str, list[list[float]]]) -> str:
     return "\n".join(lines)
 
 
-beside = partial(joined, below=False)
-
-
 def picture() -> Image.Image:
     """Six scenes side by side; below each other the images, the truth, and what each method makes of it."""
     colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)
@@ -128,16 +124,16 @@ def picture() -> Image.Image:
         results = load(method=method).segment([image for image, _ in drawn], scenes.CLASSES)
         maps[title] = [result.labels for result in results]
     rows = {"drawn scenes": [Image.fromarray(image) for image, _ in drawn]} | {
-        title: [colours_over(image, one, colours, 0.75) for (image, _), one in zip(drawn, labels, strict=True)]
+        title: [overlay(image, one, colours, 0.75) for (image, _), one in zip(drawn, labels, strict=True)]
         for title, labels in maps.items()
     }
-    strips = [with_note(reduce(beside, panels), title, PAPER) for title, panels in rows.items()]
+    strips = [with_caption(joined(panels, below=False), title, PAPER) for title, panels in rows.items()]
     share = (
         np.bincount(np.stack(maps["the truth"]).ravel(), minlength=len(colours)) / len(drawn) / SHOWN_SIZE**2
     )  # (K,)
     entries = [(name, share[k], colours[k]) for k, name in enumerate(scenes.CLASSES) if share[k] > 0]
     strips[-1] = with_legend(strips[-1], sorted(entries, key=lambda entry: -entry[1]))
-    return reduce(joined, strips)
+    return joined(strips)
 
 
 @main_guard

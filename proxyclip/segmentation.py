@@ -1,17 +1,21 @@
-"""What `segment` returns: a label for every pixel, and ways to look at it and to keep it."""
+"""What `segment` returns: a label for every pixel, and ways to look at the labels and to save them."""
 
 import json
 import os
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from proxyclip.files import writable_folder, write_whole
-from proxyclip.pictures.legend import with_legend, with_note
-from proxyclip.pictures.overlay import colours_over, heatmap
+from proxyclip.errors import InputError
+from proxyclip.files import writable_folder, write_image, write_whole
+from proxyclip.output_names import output_names
+from proxyclip.pictures.display import display_size
+from proxyclip.pictures.heatmap import heatmap, quantised
+from proxyclip.pictures.legend import font_size, with_caption, with_legend
+from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.palette import class_colours
 from proxyclip.vocabulary import SEPARATOR
 
@@ -20,12 +24,15 @@ from proxyclip.vocabulary import SEPARATOR
 class Segmentation:
     """One segmented image of H x W pixels.
 
-    `labels` (H, W) uint8, or int32 where there are more classes than that holds: index into `classes`.
-    `confidence` (H, W) float32: softmax probability of the winning class.
-    `classes`: the names as given, "car; truck" for a class with two.
-    `image` (H, W, 3) uint8 RGB: the photograph.
-    `settings`: how it was made, in types that JSON knows.
-    `probabilities`: class name -> (H, W) float32, for the classes that were asked for.
+    labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. A pixel's label is the class of its most
+    similar single name, or 0 where the confidence lies below the threshold that was asked for.
+    confidence: (H, W) float32, 0 to 1: the probability of the winning class, that is the softmax over all names, summed
+    over the class's names. Where the threshold made the label 0, it is still that of the class that had won. It
+    depends on which other names were given, and is not calibrated.
+    classes: the names as given, "car; truck" for a class with two.
+    image: (H, W, 3) uint8 RGB, the image that was segmented.
+    settings: how it was made.
+    probabilities: class name -> (H, W) float32, its probability at every pixel, for the classes that were asked for.
     """
 
     labels: np.ndarray
@@ -36,7 +43,7 @@ class Segmentation:
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
     def colours(self) -> np.ndarray:
-        """(classes, 3) uint8 RGB: the same name has the same colour in every result, save where two names clash."""
+        """(K, 3) uint8 RGB: a name has the same colour in every result, except where two names clash."""
         return class_colours(self.classes)
 
     def areas(self) -> dict[str, float]:
@@ -44,19 +51,25 @@ class Segmentation:
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         return {name: count / self.labels.size for name, count in zip(self.classes, counts.tolist(), strict=True)}
 
-    def overlay(self, alpha: float = 0.55, legend: bool = True, note: str = "") -> Image.Image:
-        """The photograph under the colours of its classes, of weight `alpha` (0 to 1), with their areas.
+    def overlay(self, alpha: float = 0.55, legend: bool = True, caption: str = "") -> Image.Image:
+        """The image under the colours of its classes, with a legend of their areas.
 
-        Tiny photographs are enlarged. `note` is written above the picture.
+        alpha: weight of the colours, 0 to 1. caption: a text above the image. Tiny images are enlarged, those longer
+        than 30,000 pixels reduced. Raises InputError for another alpha.
         """
-        colours = self.colours()
-        picture = colours_over(self.image, self.labels, colours, alpha)
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha is {alpha}; it is the weight of the colours, so choose one between 0 and 1")
+        sheet = overlay(self.image, self.labels, self.colours(), alpha)
         if legend:
-            picture = with_legend(picture, self.entries())
-        return with_note(picture, note) if note else picture
+            sheet = with_legend(sheet, self.legend_entries(), self.text_size())
+        return with_caption(sheet, caption, size=self.text_size()) if caption else sheet
 
-    def entries(self) -> list[tuple[str, float, np.ndarray]]:
-        """What the legend lists: first name, share and colour of each class that was found, the largest first."""
+    def text_size(self) -> int:
+        """Pixels of the font of legends and captions."""
+        return font_size(*display_size(*self.labels.shape))
+
+    def legend_entries(self) -> list[tuple[str, float, np.ndarray]]:
+        """First name, share of the pixels and colour of each class that was found, the largest first."""
         found = [
             (name.split(SEPARATOR)[0].strip(), area, colour)
             for (name, area), colour in zip(self.areas().items(), self.colours(), strict=True)
@@ -64,64 +77,86 @@ class Segmentation:
         ]
         return sorted(found, key=lambda entry: -entry[1])
 
-    def save(self, folder: str | os.PathLike, stem: str = "segmentation", note: str = "") -> dict[str, Path]:
-        """Writes everything into `folder`, which is made if need be; returns what was written where.
+    def save(self, folder: str | os.PathLike, stem: str = "segmentation", caption: str = "") -> dict[str, Path]:
+        """Writes everything to `folder`, which is created if need be; returns the path of each file.
 
         "overlay": STEM_overlay.png; "labels": STEM_labels.png, with the classes' colours as its palette, or 16-bit grey
-        above 255 classes; "json": STEM.json with classes, colours, areas, mean confidences and settings. For each class
-        of `probabilities`, "heatmap NAME": STEM_heatmap_NAME.png and "probability NAME": STEM_probability_NAME.png,
-        16-bit grey, 65535 for 1. Raises InputError for a folder that cannot be written to.
-        """
-        folder = writable_folder(folder)
-        pictures = {"overlay": ("overlay", self.overlay(note=note)), "labels": ("labels", self.label_picture())}
-        for name, file_name in zip(self.probabilities, file_names(self.probabilities), strict=True):
-            probability = self.probabilities[name]
-            picture = heatmap(self.image, probability)
-            sixteen_bit = np.rint(65535 * probability.clip(0, 1)).astype(np.uint16)
-            pictures[f"heatmap {name}"] = f"heatmap_{file_name}", with_note(picture, note) if note else picture
-            pictures[f"probability {name}"] = f"probability_{file_name}", Image.fromarray(sixteen_bit)
-        written = {
-            what: write_whole(folder / f"{stem}_{ending}.png", lambda file, picture=picture: picture.save(file, "PNG"))
-            for what, (ending, picture) in pictures.items()
-        }
-        text = json.dumps(self.summary(), indent=1, ensure_ascii=False)
-        written["json"] = write_whole(folder / f"{stem}.json", lambda file: file.write(text.encode()))
-        return written
+        above 255 classes; "json": STEM.json, with classes, colours, areas, mean confidences and settings. For each
+        class of `probabilities`, "heatmap NAME": STEM_heatmap_NAME.png, and "probability NAME":
+        STEM_probability_NAME.png, 16-bit grey, 65535 for 1; file names hold a short form of NAME. caption: a text above
+        overlay and heat maps.
 
-    def label_picture(self) -> Image.Image:
+        Raises InputError, before anything is written, for a folder that cannot be written to and for a stem that cannot
+        begin a file name (see `output_names`); later for a file that cannot be written, for want of space perhaps. The
+        files that hold numbers are written first, and those written before the error are complete.
+        """
+        names = output_names(stem, self.probabilities)
+        folder = writable_folder(folder)
+        paths = {key: folder / name for key, name in names.items()}
+        text = json.dumps(self.summary(), indent=1, ensure_ascii=False, allow_nan=False)
+        try:
+            # A lone surrogate becomes \udXXX, which is its escape in JSON.
+            write_whole(paths["json"], lambda file: file.write(text.encode(errors="backslashreplace")))
+        except OSError as error:
+            raise InputError(f"cannot write {paths['json']}: {error.strerror or error}") from None
+        for key, image in self.images(caption):
+            write_image(paths[key], image)
+        return paths
+
+    def images(self, caption: str = "") -> Iterator[tuple[str, Image.Image]]:
+        """Key and content of each image that `save` writes, one at a time, those that hold numbers first."""
+        yield "labels", self.label_image()
+        for name, probability in self.probabilities.items():
+            yield f"probability {name}", Image.fromarray(quantised(probability, np.uint16))
+        yield "overlay", self.overlay(caption=caption)
+        for name, probability in self.probabilities.items():
+            heat = heatmap(self.image, probability)
+            yield f"heatmap {name}", with_caption(heat, caption, size=self.text_size()) if caption else heat
+
+    def label_image(self) -> Image.Image:
         """The labels as an image: with a palette, or 16-bit grey above 255 classes."""
         if len(self.classes) > 255:
             return Image.fromarray(self.labels.astype(np.uint16))
-        picture = Image.fromarray(self.labels.astype(np.uint8))
-        picture.putpalette(self.colours().tobytes())
-        return picture
+        image = Image.fromarray(self.labels.astype(np.uint8))
+        image.putpalette(self.colours().tobytes())
+        return image
 
     def summary(self) -> dict:
-        """Everything but the maps themselves, ready for JSON; the mean confidence of an absent class is None."""
+        """Everything but the maps themselves, in types that JSON has.
+
+        The mean confidence of a class is None where it is absent or where its confidence is not finite.
+        """
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         sums = np.bincount(self.labels.ravel(), self.confidence.ravel(), minlength=len(self.classes))
-        return {
-            "height": self.labels.shape[0],
-            "width": self.labels.shape[1],
-            "classes": [
-                {
-                    "label": label,
-                    "name": name,
-                    "colour": "#" + bytes(colour).hex(),
-                    "area": area,
-                    "mean_confidence": sums[label] / counts[label] if counts[label] else None,
-                }
-                for label, ((name, area), colour) in enumerate(zip(self.areas().items(), self.colours(), strict=True))
-            ],
-            "settings": self.settings,
-        }
+        return json_types(
+            {
+                "height": self.labels.shape[0],
+                "width": self.labels.shape[1],
+                "classes": [
+                    {
+                        "label": label,
+                        "name": name,
+                        "colour": "#" + bytes(colour).hex(),
+                        "area": area,
+                        "mean_confidence": sums[label] / counts[label] if counts[label] else None,
+                    }
+                    for label, ((name, area), colour) in enumerate(
+                        zip(self.areas().items(), self.colours(), strict=True)
+                    )
+                ],
+                "settings": self.settings,
+            }
+        )
 
 
-def file_names(names) -> list[str]:
-    """A distinct, harmless part of a file name for each class: its first name, letters and digits kept."""
-    made = []
-    for name in names:
-        plain = re.sub(r"\W+", "_", name.split(SEPARATOR)[0]).strip("_")[:60] or "class"
-        same = sum(other == plain or other.startswith(plain + "-") for other in made)
-        made.append(f"{plain}-{same + 1}" if same else plain)
-    return made
+def json_types(value):
+    """The value in types that JSON has: arrays become lists, numbers that are not finite None, other types text."""
+    if hasattr(value, "tolist") and not isinstance(value, type):  # NumPy's and torch's scalars and arrays
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): json_types(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_types(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)

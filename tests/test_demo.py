@@ -13,6 +13,7 @@ from PIL import Image
 import demo
 import proxyclip
 from proxyclip.image_io import read_image
+from proxyclip.pictures.overlay import overlay
 from proxyclip.segmentation import Segmentation
 
 SCRIPT = Path(demo.__file__)
@@ -69,14 +70,23 @@ def test_without_arguments(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     vanilla, value, proxy = (float(score) for score in re.findall(r"mIoU ([0-9.]+)", said))
     assert proxy > value > vanilla
-    assert "picture: out/demo.png" in said
-    picture = read_image(tmp_path / "out" / "demo.png")
-    image, _ = demo.scenes.draw(demo.SCENE, demo.SCENE_SIZE)
-    top = next(row for row in range(100) if np.array_equal(picture[row, :512], image[0]))
-    assert np.array_equal(picture[top : top + 512, :512], image)
+    assert "figure: out/demo.png" in said
+    sheet = read_image(tmp_path / "out" / "demo.png")
+    image, ground_truth = demo.scenes.draw(demo.SCENE, demo.SCENE_SIZE)
+    top = next(row for row in range(100) if np.array_equal(sheet[row, :512], image[0]))
+    assert np.array_equal(sheet[top : top + 512, :512], image)
+    colours = np.array(demo.SyntheticScenes().colours, np.uint8)
+    left = 512 + demo.GAP
+    tinted = np.asarray(overlay(image, ground_truth, colours, 0.7))
+    assert np.array_equal(sheet[top : top + 512, left : left + 512], tinted)
+    # Below it, each method's labels: the nearer to the ground truth, the higher its mIoU.
+    lower = 2 * top + 512 + demo.GAP
+    panels = [sheet[lower : lower + 512, place * left : place * left + 512] for place in range(3)]
+    wrong = [(panel != tinted).any(-1).mean() for panel in panels]
+    assert 1 > wrong[0] > wrong[1] > wrong[2] > 0
 
 
-@pytest.mark.parametrize("option", ["--classes cat", "--preset vitl14-dino", "--heatmap sky", "--attention value"])
+@pytest.mark.parametrize("option", ["--classes cat", "--preset vitl14-dino", "--heatmap sky", "--method maskclip"])
 def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*option.split(), "--out", tmp_path / "out")
@@ -85,7 +95,7 @@ def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsy
 
 
 def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
-    options = "--threshold 0.25 --crop 224 --beta 1.1 --attention value --checkpoint-clip clip.pt --precision bf16"
+    options = "--threshold 0.25 --crop 224 --beta 1.1 --method maskclip --checkpoint-clip clip.pt --precision bf16"
     model = run(photo, "--classes", "cat; kitten, grass ,sky", "--out", tmp_path / "out", *options.split())
     assert model.classes == ("cat; kitten", "grass", "sky")
     assert model.image.shape == (40, 60, 3)
@@ -95,7 +105,7 @@ def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
         "checkpoint_clip": "clip.pt",
         "crop": 224,
         "beta": 1.1,
-        "attention": "value",
+        "method": "maskclip",
         "precision": "bf16",
     }
     said = capsys.readouterr().out
@@ -125,7 +135,7 @@ def test_a_scene_of_one_s_own_by_the_embedded_models(tmp_path, capsys, monkeypat
     options = ["demo.py", tmp_path / "scene.png", "--classes", ",".join(names), "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", list(map(str, options)))
     demo.main()
-    assert "drawn scenes only; for photographs: --preset vitb16-dino" in capsys.readouterr().out
+    assert "synthetic scenes only; for photographs: --preset vitb16-dino" in capsys.readouterr().out
     found = np.array(Image.open(tmp_path / "out" / "scene_labels.png"))
     assert np.mean(found == np.unique(label, return_inverse=True)[1].reshape(label.shape)) > 0.8
 
@@ -133,7 +143,7 @@ def test_a_scene_of_one_s_own_by_the_embedded_models(tmp_path, capsys, monkeypat
 def test_a_photo_alone_takes_the_embedded_models(run, photo, tmp_path, capsys):
     assert run(photo, "--classes", "cat", "--out", tmp_path).chosen == {"preset": "mini"}
     run(photo, "--classes", "cat", "--out", tmp_path, "--preset", "vitb16-dino")
-    assert capsys.readouterr().out.count("drawn scenes only") == 1
+    assert capsys.readouterr().out.count("synthetic scenes only") == 1
 
 
 def test_classes_from_a_file(run, photo, tmp_path):
@@ -153,6 +163,7 @@ def folder(photo, tmp_path):
     (tmp_path / "none.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes("Bäume\n".encode("latin-1"))
     (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:300])
+    (tmp_path / f"{'x' * 230}.jpg").write_bytes(photo.read_bytes())
     return tmp_path
 
 
@@ -165,7 +176,7 @@ MISTAKES = {
     "absent file": ("street.jpg --classes absent.txt", "class file absent.txt does not exist"),
     "not UTF-8": (
         "street.jpg --classes latin.txt",
-        "class file latin.txt is no UTF-8 text: save it as such, one class a line",
+        "class file latin.txt is not UTF-8 text: save it as UTF-8, one class per line",
     ),
     "absent photo": ("absent.jpg --classes cat", "image absent.jpg does not exist"),
     "folder": (". --classes cat", "image . is a folder: name one file in it"),
@@ -173,6 +184,7 @@ MISTAKES = {
     "truncated": ("broken.jpg --classes cat", "cannot read image broken.jpg: truncated or corrupted file"),
     "threshold": ("street.jpg --classes cat --threshold 2", "--threshold is 2.0: it is a probability, from 0 to 1"),
     "heatmap": ("street.jpg --classes cat,sky --heatmap sly", "'sly' is none of the classes; did you mean sky?"),
+    "name too long": (f"{'x' * 230}.jpg --classes cat --heatmap cat", f"stem '{'x' * 230}' is too long to begin file"),
     "output": (
         "street.jpg --classes cat --out street.jpg",
         "output folder street.jpg cannot be made: a file of that name is in its place",

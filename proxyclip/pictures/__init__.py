@@ -1,1 +1,1 @@
-"""Everything that is drawn: overlays, legends, panels, charts."""
+"""Images for people: overlays, heat maps, legends, panels and charts."""

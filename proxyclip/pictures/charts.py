@@ -1,20 +1,22 @@
-"""Bar charts as PNG pictures, drawn with Pillow alone."""
+"""Bar charts by matplotlib, without its global state, and images below each other under titles."""
 
 import math
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from proxyclip.pictures.legend import FAINT, INK, PAPER, letters, shortened
+from proxyclip.pictures.figure import as_image, empty_figure, font_properties
+from proxyclip.pictures.fitting import shortened
+from proxyclip.pictures.fonts import font_for
 
-BAR, TRACK = (54, 110, 190), (234, 238, 244)
-# In pixels of a picture meant for two per screen pixel: font, height of a row, margin, bar, space between columns.
-SIZE, LINE, PAD, BAR_WIDTH, GAP = 20, 32, 24, 380, 50
-MOST_NAME = 480  # width of a name; longer ones are shortened
+BAR, TRACK, INK, FAINT, PAPER = "#366ebe", "#eaeef4", "#222228", "#7d7d87", "white"
+# In pixels of an image meant for two per screen pixel: font, height of a row, margin, bar, between bar and text.
+SIZE, LINE, PAD, BAR_WIDTH, BAR_HEIGHT, GAP = 20, 32, 24, 380, 21, 14
+MOST_NAME, MOST_TITLE = 480, 4000  # widths; longer texts are shortened
 
 
 class Bar(NamedTuple):
-    """One row: its name, a value from 0 to 100 (None: no bar), and what is written behind it."""
+    """One row: its name, a value from 0 to 100 (None: no bar), and the text behind it."""
 
     name: str
     value: float | None
@@ -22,45 +24,63 @@ class Bar(NamedTuple):
 
 
 def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> Image.Image:
-    """The bars below each other, in as many columns as make the picture about square, under two lines of text."""
-    (title, subtitle, *names), font = letters([title, subtitle, *(bar.name for bar in bars)], SIZE)
-    name_width = math.ceil(min(MOST_NAME, max(map(font.getlength, names), default=0))) + 14
-    step = name_width + BAR_WIDTH + 14 + math.ceil(max((font.getlength(bar.text) for bar in bars), default=0)) + GAP
-    columns = max(1, round(math.sqrt(len(bars) * LINE / step)))
-    rows = math.ceil(len(bars) / columns)
-    heading = math.ceil(max(map(font.getlength, (title, subtitle))))
-    width = max(columns * step - GAP, heading) + 2 * PAD
-    sheet = Image.new("RGB", (width, rows * LINE + 2 * LINE + 3 * PAD), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for line, (text, colour) in enumerate(((title, INK), (subtitle, FAINT))):
-        draw.text((PAD, PAD + line * LINE + LINE // 2), text, colour, font, anchor="lm")
-    for place, (bar, name) in enumerate(zip(bars, names, strict=True)):
-        start, middle = PAD + place // rows * step + name_width, 2 * PAD + 2 * LINE + place % rows * LINE + LINE // 2
-        draw.text((start - 14, middle), shortened(name, font, MOST_NAME), INK, font, "rm")
-        top, bottom = middle - LINE // 3, middle + LINE // 3
-        draw.rectangle((start, top, start + BAR_WIDTH, bottom), TRACK)
-        if bar.value:
-            draw.rectangle((start, top, start + round(BAR_WIDTH * bar.value / 100), bottom), BAR)
-        draw.text((start + BAR_WIDTH + 14, middle), bar.text, FAINT, font, anchor="lm")
-    return sheet
+    """The bars below each other, in as many columns as make the image about square, under two lines of text."""
+    count = len(bars)
+    texts, font = font_for([title, subtitle, *(bar.name for bar in bars), *(bar.text for bar in bars)], SIZE)
+    font = font.font_variant(layout_engine=ImageFont.Layout.BASIC)  # as wide as matplotlib's, letter by letter
+    headings = [shortened(text, font, MOST_TITLE) for text in texts[:2]]
+    names = [shortened(name, font, MOST_NAME) for name in texts[2 : 2 + count]]
+    remarks = [shortened(text, font, MOST_NAME) for text in texts[2 + count :]]
+    name_width, remark_width = (max(map(font.getlength, one), default=0) + GAP for one in (names, remarks))
+    column_width = name_width + BAR_WIDTH + remark_width + 2 * PAD
+    columns = max(1, round(math.sqrt(count * LINE / column_width)))
+    rows = max(1, math.ceil(count / columns))
+    width = max(columns * column_width, max(map(font.getlength, headings)) + 2 * PAD)
+    top = 2 * LINE + 2 * PAD
+    height = top + rows * LINE + PAD
+
+    figure = empty_figure(width, height)
+    for line, (text, colour) in enumerate(zip(headings, (INK, FAINT), strict=True)):
+        y = 1 - (PAD + line * LINE) / height
+        figure.text(PAD / width, y, text, va="top", color=colour, font=font_properties(font), parse_math=False)
+    for column in range(columns):
+        part = slice(column * rows, (column + 1) * rows)
+        left = column * column_width + PAD + name_width
+        axes = figure.add_axes((left / width, PAD / height, BAR_WIDTH / width, rows * LINE / height))
+        draw_bars(axes, bars[part], names[part], remarks[part], rows, font_properties(font))
+    return as_image(figure)
 
 
-def stack(pictures: list[tuple[str, Image.Image]], most_width: int = 1500) -> Image.Image:
-    """Pictures below each other, each under its title and at most `most_width` wide."""
-    pictures = [(title, narrowed(picture, most_width)) for title, picture in pictures]
-    titles, font = letters([title for title, _ in pictures], SIZE)
-    width = math.ceil(max([*map(font.getlength, titles), *(picture.width for _, picture in pictures)]))
-    sheet = Image.new("RGB", (width + 2 * PAD, sum(2 * LINE + p.height for _, p in pictures) + 2 * PAD), PAPER)
+def draw_bars(axes, bars: list[Bar], names: list[str], remarks: list[str], rows: int, font) -> None:
+    """One column, with room for `rows` bars."""
+    text = {"va": "center_baseline", "font": font, "parse_math": False}  # a $ in a name is a $
+    gap = 100 * GAP / BAR_WIDTH  # in the unit of the values
+    axes.hlines(range(len(bars)), 0, 100, TRACK, linewidth=BAR_HEIGHT)
+    axes.hlines(range(len(bars)), 0, [bar.value or 0 for bar in bars], BAR, linewidth=BAR_HEIGHT)
+    for row, (name, remark) in enumerate(zip(names, remarks, strict=True)):
+        axes.text(-gap, row, name, ha="right", color=INK, **text)
+        axes.text(100 + gap, row, remark, ha="left", color=FAINT, **text)
+    axes.set(xlim=(0, 100), ylim=(rows - 0.5, -0.5))
+    axes.set_axis_off()
+
+
+def stack(images: list[tuple[str, Image.Image]], most_width: int = 1500) -> Image.Image:
+    """Images below each other, each under its title and at most `most_width` wide, with a margin around all."""
+    images = [(title, narrowed(image, most_width)) for title, image in images]
+    titles, font = font_for([title for title, _ in images], SIZE)
+    titles = [shortened(title, font, MOST_TITLE) for title in titles]
+    width = math.ceil(max([*map(font.getlength, titles), *(image.width for _, image in images)]))
+    sheet = Image.new("RGB", (width + 2 * PAD, sum(2 * LINE + image.height for _, image in images) + 2 * PAD), PAPER)
     draw, top = ImageDraw.Draw(sheet), PAD
-    for title, (_, picture) in zip(titles, pictures, strict=True):
+    for title, (_, image) in zip(titles, images, strict=True):
         draw.text((PAD, top + LINE // 2), title, INK, font, anchor="lm")
-        sheet.paste(picture, (PAD, top + LINE))
-        top += 2 * LINE + picture.height
+        sheet.paste(image, (PAD, top + LINE))
+        top += 2 * LINE + image.height
     return sheet
 
 
-def narrowed(picture: Image.Image, width: int) -> Image.Image:
-    """The picture, reduced if it is wider."""
-    if picture.width <= width:
-        return picture
-    return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+def narrowed(image: Image.Image, width: int) -> Image.Image:
+    """The image, reduced if it is wider."""
+    if image.width <= width:
+        return image
+    return image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)

@@ -1,119 +1,97 @@
-"""Words beside a picture: which colour is what, and a line of text above it.
+"""Text around an image: a legend of its colours, and a caption above it.
 
-Everything is measured in units of the font size, which follows the size of the picture.
+Everything is measured in units of the font size, which follows the size of the image.
 """
 
 import math
-import unicodedata
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from proxyclip.pictures.fitting import shortened, wrapped
+from proxyclip.pictures.fonts import font_for
 
 PAPER, INK, FAINT, AMBER = (255, 255, 255), (34, 34, 40), (125, 125, 135), (255, 214, 102)
-NARROWEST = 24  # font sizes; a picture slimmer than this gets white beside it, so that words fit
+NARROWEST = 24  # font sizes; a narrower image gets white beside it, so that a line of text fits
 MOST_ENTRIES = 60
-SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 
 
 def font_size(height: int, width: int) -> int:
+    """Pixels, for text around an image of that size."""
     return max(13, round(math.sqrt(height * width) / 36))
 
 
-def letters(texts: list[str], size: int) -> tuple[list[str], ImageFont.FreeTypeFont]:
-    """The texts and a font that has their letters.
+def with_legend(image: Image.Image, entries: list[tuple[str, float | None, np.ndarray]], size: int = 0) -> Image.Image:
+    """The image with a legend, below it if it is wider than high, else to its right.
 
-    Pillow's own font looks the same on every machine but knows ASCII only. Other letters take a font of the system;
-    where there is none, accents are dropped.
+    entries: name, share of the pixels (None: not listed) and colour (3,) of each class, in the order given, in as many
+    columns as fit. Those for which there is no room are counted in a last line, "+ N more". size: of the font, in
+    pixels (default: by the size of the image).
     """
-    if not all(text.isascii() for text in texts):
-        for name in SYSTEM_FONTS:
-            try:
-                return texts, ImageFont.truetype(name, size)
-            except OSError:
-                continue
-        texts = [unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?" for text in texts]
-    return texts, ImageFont.load_default(size)
-
-
-def with_legend(picture: Image.Image, entries: list[tuple[str, float, np.ndarray]]) -> Image.Image:
-    """The picture with its (name, share, colour) entries, below it if it is wider than high, else beside it.
-
-    Entries come in the order given, in as many columns as fit; those for which there is no room are counted in a last
-    line "+ N more".
-    """
-    size = font_size(picture.height, picture.width)
-    below = picture.width >= picture.height
+    size = size or font_size(image.height, image.width)
+    below = image.width >= image.height
     line, pad, gap = round(1.6 * size), size, 2 * size
     if below:
-        room, most_rows = max(picture.width, NARROWEST * size) - 2 * pad, max(4, round(0.6 * picture.height) // line)
+        room, most_rows = max(image.width, NARROWEST * size) - 2 * pad, max(4, round(0.6 * image.height) // line)
     else:
-        room, most_rows = max(picture.width, 16 * size), max(4, (picture.height - 2 * pad) // line)
+        room, most_rows = max(image.width, 16 * size), max(4, (image.height - 2 * pad) // line)
 
-    names, font = letters([name for name, _, _ in entries[:MOST_ENTRIES]], size)
-    shares = [percent(share) for _, share, _ in entries[:MOST_ENTRIES]]
+    names, font = font_for([name for name, _, _ in entries[:MOST_ENTRIES]], size)
+    shares = ["" if share is None else percent(share) for _, share, _ in entries[:MOST_ENTRIES]]
     share_width = max(map(font.getlength, shares)) + 0.8 * size
     names = [shortened(name, font, min(room, 20 * size) - 2 * size - share_width) for name in names]
-    cell = math.ceil(max(2 * size + max(map(font.getlength, names)) + share_width, 6 * size))
-    most_columns = max(1, (room + gap) // (cell + gap))
-    shown = len(entries)
-    if shown > min(most_rows * most_columns, MOST_ENTRIES):
-        shown = min(most_rows * most_columns - 1, MOST_ENTRIES)
-    lines = shown + (shown < len(entries))
+    column = math.ceil(max(2 * size + max(map(font.getlength, names)) + share_width, 6 * size))
+    most_columns = max(1, (room + gap) // (column + gap))
+    listed = len(entries)
+    if listed > min(most_rows * most_columns, MOST_ENTRIES):
+        listed = min(most_rows * most_columns - 1, MOST_ENTRIES)
+    lines = listed + (listed < len(entries))
     rows = math.ceil(lines / most_columns) if below else min(lines, most_rows)
     columns = math.ceil(lines / rows)
-    step = max((room + gap) // columns if below else 0, cell + gap)
+    step = max((room + gap) // columns if below else 0, column + gap)
 
     legend = Image.new("RGB", (columns * step - gap + 2 * pad, rows * line + 2 * pad), PAPER)
     draw = ImageDraw.Draw(legend)
     for place in range(lines):
         x, y = pad + place // rows * step, pad + place % rows * line + line // 2
-        if place == shown:
-            draw.text((x, y), f"+ {len(entries) - shown} more", FAINT, font, anchor="lm")
+        if place == listed:
+            draw.text((x, y), f"+ {len(entries) - listed} more", FAINT, font, anchor="lm")
             break
         swatch = (x, y - round(0.55 * size), x + round(1.3 * size), y + round(0.55 * size))
         draw.rounded_rectangle(swatch, round(0.25 * size), tuple(entries[place][2].tolist()))
         draw.text((x + 2 * size, y), names[place], INK, font, anchor="lm")
-        draw.text((x + cell, y), shares[place], FAINT, font, anchor="rm")
-    return joined(picture, legend, below)
+        draw.text((x + column, y), shares[place], FAINT, font, anchor="rm")
+    return joined([image, legend], below=below)
 
 
-def with_note(picture: Image.Image, note: str, paper: tuple[int, int, int] = AMBER) -> Image.Image:
-    """The picture under a strip of one colour with a line of text, broken into several where it is too long."""
-    size = font_size(picture.height, picture.width)
-    (note,), font = letters([note], size)
-    width = max(picture.width, NARROWEST * size)
-    lines = [""]
-    for word in note.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width - 2 * size:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+def with_caption(image: Image.Image, caption: str, paper: tuple[int, int, int] = AMBER, size: int = 0) -> Image.Image:
+    """The image below a strip of the colour `paper` with the caption, in at most a dozen lines.
+
+    size: of the font, in pixels (default: by the size of the image).
+    """
+    size = size or font_size(image.height, image.width)
+    (caption,), font = font_for([caption], size)
+    width = max(image.width, NARROWEST * size)
+    lines = wrapped(caption, font, width - 2 * size)
     strip = Image.new("RGB", (width, round((1.4 * len(lines) + 0.8) * size)), paper)
     draw = ImageDraw.Draw(strip)
-    for row, words in enumerate(lines):
-        draw.text((size, round((1.4 * row + 1.1) * size)), words, INK, font, anchor="lm")
-    return joined(strip, picture, below=True)
+    for row, text in enumerate(lines):
+        draw.text((size, round((1.4 * row + 1.1) * size)), text, INK, font, anchor="lm")
+    return joined([strip, image])
 
 
-def joined(first: Image.Image, second: Image.Image, below: bool = True) -> Image.Image:
-    """Two pictures, the second below the first or to its right, on white paper."""
-    corner = (0, first.height) if below else (first.width, 0)
-    size = max(first.width, corner[0] + second.width), max(first.height, corner[1] + second.height)
-    sheet = Image.new("RGB", size, PAPER)
-    sheet.paste(first, (0, 0))
-    sheet.paste(second, corner)
+def joined(images: list[Image.Image], below: bool = True, gap: int = 0) -> Image.Image:
+    """Images below each other, or side by side, `gap` pixels apart on white paper."""
+    sizes = np.array([image.size for image in images])  # (N, 2)  width, height
+    along, across = (1, 0) if below else (0, 1)
+    starts = np.cumsum([0, *(sizes[:, along] + gap)])  # (N + 1,)
+    extent = [0, 0]
+    extent[along], extent[across] = int(starts[-1]) - gap, int(sizes[:, across].max())
+    sheet = Image.new("RGB", tuple(extent), PAPER)
+    for image, start in zip(images, starts.tolist(), strict=False):
+        sheet.paste(image, (0, start) if below else (start, 0))
     return sheet
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
-
-
-def shortened(name: str, font, length: float) -> str:
-    """The name, cut with … where it is longer than `length` pixels."""
-    if font.getlength(name) <= length:
-        return name
-    while name and font.getlength(name + "…") > length:
-        name = name[:-1]
-    return name.rstrip() + "…"

@@ -1,6 +1,6 @@
-"""A colour for every class name: always the same one, and never two alike in one picture.
+"""A colour for every class name: the same one everywhere, and different ones within an image.
 
-Distances are taken in OKLab (Björn Ottosson, 2020), where equal steps look equally large.
+Distances are measured in OKLab (Björn Ottosson, 2020), where equal steps look equally large.
 """
 
 import hashlib
@@ -48,11 +48,11 @@ def palette() -> np.ndarray:
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)  # (4096, 3)
     lab = oklab(candidates / 255)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    # Black, white and grey stay free, for contours and for "nothing"; very dark colours hide the photograph
-    # and the most glaring ones hurt.
+    # Black, white and grey are reserved for borders and for pixels without a class; very dark colours would hide the
+    # image, the most saturated ones are unpleasant.
     usable = (lab[:, 0] > 0.42) & (lab[:, 0] < 0.92) & (chroma > 0.07) & (chroma < 0.24)
     candidates, lab = candidates[usable], lab[usable]
-    # Half the lightness: below the colour lies a photograph with light and shade of its own.
+    # Lightness counts half: under the colour lies an image with light and shade of its own.
     lab = np.rint(lab * [500, 1000, 1000])  # whole numbers: the same order on every machine
     order = [int(np.argmax(np.hypot(lab[:, 1], lab[:, 2])))]
     distance = np.full(len(lab), np.inf)
@@ -70,7 +70,7 @@ def class_colours(names: list[str]) -> np.ndarray:
     and they repeat beyond the palette's roughly 2,700.
     """
     colours = palette()
-    keys = [hashlib.sha256((SALT + name.split(SEPARATOR)[0].strip().casefold()).encode()).digest() for name in names]
+    keys = [hashed(name) for name in names]
     chosen = np.zeros((len(names), 3), np.uint8)
     taken = set()  # places in the palette
     for index in sorted(range(len(names)), key=lambda index: (keys[index], names[index])):
@@ -86,3 +86,9 @@ def class_colours(names: list[str]) -> np.ndarray:
         taken.add(place)
         chosen[index] = colours[place]
     return chosen
+
+
+def hashed(name: str) -> bytes:
+    """Of a class's first name; any text that Python can hold has a hash, lone surrogates included."""
+    first = name.split(SEPARATOR)[0].strip().casefold()
+    return hashlib.sha256((SALT + first).encode(errors="surrogatepass")).digest()

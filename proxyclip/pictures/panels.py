@@ -1,33 +1,37 @@
-"""Image, label and prediction side by side."""
+"""Image, ground truth and prediction side by side."""
 
 import numpy as np
 from PIL import Image
 
-from proxyclip.pictures.legend import with_legend
-from proxyclip.pictures.overlay import colours_over
+from proxyclip.pictures.display import display_size, nearest, smooth
+from proxyclip.pictures.legend import PAPER, font_size, joined, with_caption, with_legend
+from proxyclip.pictures.overlay import overlay
 
-NOT_SCORED, GAP = (190, 190, 190), 8  # colour of void pixels; white between the panels, in pixels
+NOT_SCORED, GAP, ALPHA = (190, 190, 190), 8, 0.75  # colour of void pixels; pixels between panels; weight of colours
 
 
-def panels(picture: np.ndarray, label: np.ndarray, prediction: np.ndarray, classes, colours) -> Image.Image:
-    """picture (h, w, 3) uint8, label and prediction (H, W) -> image | label | prediction, each h × w, above a legend.
+def panels(image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, classes, colours) -> Image.Image:
+    """Image | ground truth | prediction, each under its name, above a legend of both maps' classes.
 
-    colours: (K, 3) of the K classes. Void pixels of the label are grey.
+    image: (h, w, 3) uint8. ground_truth, prediction: class indices (H, W), brought to the image's size; negative where
+    the ground truth is void, which is grey. colours: (K, 3) of the K classes.
     """
-    size = picture.shape[1::-1]
+    size = image.shape[:2]
+    names = [*(str(name).split(";")[0].strip() for name in classes), "not scored"]
     colours = np.array([*colours, NOT_SCORED], np.uint8)  # (K + 1, 3)
-    maps = [to_size(np.where(labels < 0, len(classes), labels), size) for labels in (label, prediction)]
-    tinted = [Image.fromarray(picture), *(colours_over(picture, labels, colours, 0.75) for labels in maps)]
-    width, height = tinted[1].size  # of tiny pictures an enlargement
-    sheet = Image.new("RGB", (3 * width + 2 * GAP, height), "white")
-    for index, panel in enumerate(tinted):
-        sheet.paste(panel.resize((width, height)), (index * (width + GAP), 0))
-    shares = sum(np.bincount(labels.ravel(), minlength=len(colours)) / labels.size for labels in maps) / 2  # (K + 1,)
-    names = [*(str(name).split(";")[0] for name in classes), "not scored"]
-    found = [(name, shares[index], colours[index]) for index, name in enumerate(names) if shares[index] > 0]
-    return with_legend(sheet, sorted(found, key=lambda entry: -entry[1]))
+    maps = {
+        "ground truth": nearest(np.where(ground_truth < 0, len(classes), ground_truth), size),  # (h, w)
+        "prediction": nearest(prediction, size),  # (h, w)
+    }
+    tinted = {"image": Image.fromarray(smooth(image, display_size(*size)))}
+    tinted |= {title: overlay(image, labels, colours, ALPHA) for title, labels in maps.items()}
+    text_size = font_size(*tinted["image"].size)
+    sheet = joined([with_caption(one, title, PAPER, text_size) for title, one in tinted.items()], below=False, gap=GAP)
+    return with_legend(sheet, found_entries(names, colours, maps.values()), text_size)
 
 
-def to_size(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (H, W) at width × height `size`, by their nearest pixel."""
-    return np.asarray(Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+def found_entries(names, colours: np.ndarray, maps) -> list[tuple[str, None, np.ndarray]]:
+    """A legend's entries for the classes that occur in any of the maps (H, W), the largest first."""
+    counts = sum(np.bincount(labels.ravel(), minlength=len(names)) for labels in maps)  # (K,)
+    order = np.argsort(-counts, kind="stable")
+    return [(names[index], None, colours[index]) for index in order if counts[index]]

@@ -1,0 +1,34 @@
+"""matplotlib figures as Pillow images, without the global state of pyplot.
+
+matplotlib is imported where it is needed: `segment` does not wait for it.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+DPI = 72  # with which a point is a pixel, so font sizes are in pixels
+
+
+def empty_figure(width: float, height: float):
+    """A figure of at least that many pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure((math.ceil(width) / DPI, math.ceil(height) / DPI), dpi=DPI)
+
+
+def as_image(figure) -> Image.Image:
+    """What matplotlib draws of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def font_properties(font):
+    """The file and size of a Pillow font, for matplotlib."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=font.path, size=font.size)
