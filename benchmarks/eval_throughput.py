@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyc
 
 from configs.cfg_voc21 import config  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
+from proxyclip.image_io import resize, scaled_size  # noqa: E402
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 50  # so many different files, then their names repeat as links
 
@@ -54,6 +55,10 @@ def generate(root: Path, count: int):
     return config.data.open(root)
 
 
+def resized(image: np.ndarray) -> np.ndarray:
+    return resize(image, scaled_size(*image.shape[:2], config.short_side))
+
+
 def megabytes() -> float:
     """Resident memory of this process and its workers, 10^6 bytes."""
     own, total = os.getpid(), 0
@@ -69,7 +74,8 @@ def megabytes() -> float:
 
 def memory(samples, workers: int) -> None:
     """Prints the memory after every tenth of the images, with a model that does nothing."""
-    from proxyclip.evaluation.evaluate import Settings, evaluate
+    from proxyclip.evaluation.counting import Settings
+    from proxyclip.evaluation.evaluate import evaluate
 
     count, marks = [0], []
 
@@ -81,7 +87,7 @@ def memory(samples, workers: int) -> None:
         return np.zeros(size, np.int64)
 
     started = time.perf_counter()
-    evaluate(nothing, samples, 21, config.short_side, Settings(workers))
+    evaluate(nothing, samples, 21, resized, Settings(workers))
     speed = len(samples) / (time.perf_counter() - started)
     print(f"{speed:.1f} images/s; memory grew by {max(marks) - marks[0]:.0f} MB after the first tenth")
 
@@ -92,7 +98,7 @@ def throughput(samples, options) -> None:
 
     predict, what = model_to_measure(options)
     few = range(min(options.images, DIFFERENT))
-    ready = [(item.tensor, item.label.shape) for item in read_ahead(samples, few, config.short_side, workers=0)]
+    ready = [(item.tensor, item.label.shape) for item in read_ahead(samples, few, resized, workers=0)]
     predict(*ready[0])  # the first call allocates
     rounds = []
     for _ in range(options.rounds):
@@ -115,7 +121,7 @@ def reading_alone(samples, workers: int) -> float:
     """Images/s once the first image is there."""
     from proxyclip.evaluation.prefetch import read_ahead
 
-    stream = read_ahead(samples, range(len(samples)), config.short_side, workers)
+    stream = read_ahead(samples, range(len(samples)), resized, workers)
     next(stream)
     started = time.perf_counter()
     return sum(1 for _ in stream) / (time.perf_counter() - started)
@@ -131,7 +137,8 @@ def model_alone(predict, ready: list, count: int) -> float:
 
 def together(predict, samples, options) -> tuple[float, float]:
     """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before."""
-    from proxyclip.evaluation.evaluate import Settings, evaluate
+    from proxyclip.evaluation.counting import Settings
+    from proxyclip.evaluation.evaluate import evaluate
 
     calls = []
 
@@ -140,7 +147,7 @@ def together(predict, samples, options) -> tuple[float, float]:
         return predict(picture, size)
 
     started = time.perf_counter()
-    evaluate(clocked, samples, 21, config.short_side, Settings(options.workers), limit=options.images)
+    evaluate(clocked, samples, 21, resized, Settings(options.workers), limit=options.images)
     return options.images / (time.perf_counter() - calls[0]), calls[0] - started
 
 
@@ -149,7 +156,7 @@ def model_to_measure(options) -> tuple:
     import torch
 
     import proxyclip
-    from proxyclip.evaluation.evaluate import predictor
+    from eval import predictor
 
     if options.pretend:
 

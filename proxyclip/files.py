@@ -1,36 +1,51 @@
-"""Writing files: a reader never meets half of one."""
+"""Writing files: all of a file is there, or nothing of it."""
 
 import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from proxyclip.errors import InputError
 
 
 def writable_folder(path: str | os.PathLike) -> Path:
     """The folder, made if need be; InputError if files cannot be written to it."""
-    path = Path(path)
+    path = usable(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}.tmp"
+        probe = temporary_name(path / "probe")
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"output folder {path} cannot be made: a file of that name is in its place") from None
     except OSError as error:
-        raise InputError(f"output folder {path} cannot be written to: {error.strerror}") from None
+        raise InputError(f"output folder {path} cannot be written to: {error.strerror or error}") from None
     return path
 
 
-def write_whole(path: Path, write) -> Path:
-    """Calls `write` with a binary file of another name, then renames it to `path`: all of it is there, or nothing."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside `path`, which the block writes to and which is then renamed to `path`.
+
+    After an error there is neither a temporary file nor a change to `path`. Raises InputError for a path that no file
+    can have, OSError where the system refuses.
+    """
+    path = usable(path)
+    temporary = temporary_name(path)
     try:
-        with open(unfinished, "wb") as file:
-            write(file)
-        os.replace(unfinished, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> Path:
+    """Calls `write` with a binary file that becomes `path` when it is complete; errors as in `replacing`."""
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        write(file)
+    return Path(path)
 
 
 def write_image(path: str | os.PathLike, image) -> Path:
@@ -38,6 +53,8 @@ def write_image(path: str | os.PathLike, image) -> Path:
     path = Path(path)
     try:
         return write_whole(path, lambda file: image.save(file, image_format(path)))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the image {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -50,3 +67,18 @@ def image_format(path: Path) -> str:
     if path.suffix.lower() not in known:
         raise ValueError(f"no image format is written as {path.suffix or 'a file without an ending'}; try .png or .jpg")
     return known[path.suffix.lower()]
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name in the same folder that no other call gets, in any thread, process or machine."""
+    return path.with_name(f".{uuid.uuid4().hex}.tmp")  # without the path's own name, which may be of the longest
+
+
+def usable(path: str | os.PathLike) -> Path:
+    """The path; InputError if it holds a character that no path of this system can hold."""
+    try:
+        if b"\0" not in os.fsencode(path):
+            return Path(path)
+    except UnicodeEncodeError:  # a lone surrogate, or a system whose file names are ASCII
+        pass
+    raise InputError(f"no file can have the name {os.fspath(path)!r}: it holds a character that is not allowed")

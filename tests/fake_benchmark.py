@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from proxyclip.image_io import resize, scaled_size
+
 CLASSES = 5
 
 
@@ -37,26 +39,29 @@ def predict(picture, size):
     return np.random.default_rng(seed).integers(0, CLASSES, size)
 
 
+def resized(image):
+    """(H, W, 3) uint8 -> (h, w, 3) uint8, short side 16."""
+    return resize(image, scaled_size(*image.shape[:2], 16))
+
+
 def expected(indices) -> np.ndarray:
     """The matrix (K, K) of those images, counted pixel by pixel."""
     import torch
 
-    from proxyclip.image_io import resize, scaled_size
-
     samples, matrix = Samples(1000), np.zeros((CLASSES, CLASSES), np.int64)
     for index in indices:
         _, image, label = samples[index]
-        picture = torch.from_numpy(resize(image, scaled_size(*image.shape[:2], 16)))  # (h, w, 3)
-        prediction = predict(picture.permute(2, 0, 1).float() / 255, label.shape)
+        small = torch.from_numpy(resized(image))  # (h, w, 3)
+        prediction = predict(small.permute(2, 0, 1).float() / 255, label.shape)
         for true, guess in zip(label.ravel(), prediction.ravel(), strict=True):
             if true >= 0:
                 matrix[true, guess] += 1
     return matrix
 
 
-def eventually(condition) -> bool:
+def eventually(condition, seconds: float = 10) -> bool:
     """Whether it holds within some seconds: threads and processes that were told to end take a moment."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()

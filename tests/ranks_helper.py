@@ -44,3 +44,13 @@ def kill(processes) -> None:
         os.kill(process.pid, signal.SIGKILL)
     for process in processes:
         process.join()
+
+
+def running(process: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import ranks_helper
 import torch
-from fake_benchmark import CLASSES, Samples, predict
+from fake_benchmark import CLASSES, Samples, predict, resized
 
+from proxyclip.errors import InputError
+from proxyclip.evaluation.counting import Settings
 from proxyclip.evaluation.distributed import Ranks, joined, own_device
-from proxyclip.evaluation.evaluate import Settings, evaluate
+from proxyclip.evaluation.evaluate import evaluate
+from proxyclip.evaluation.partial_counts import Progress
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
@@ -20,7 +23,7 @@ def test_shares_are_disjoint_and_complete(count):
 
 def counted(ranks, folder):
     torch.set_num_threads(1)
-    total = evaluate(predict, Samples(17, broken=[5]), CLASSES, 16, Settings(0, skip_bad=True), ranks=ranks)
+    total = evaluate(predict, Samples(17, broken=[5]), CLASSES, resized, Settings(0, skip_bad=True), ranks=ranks)
     assert (total is None) == (not ranks.first)
     if ranks.first:
         assert set(total.skipped) == {"folder/image005"} and len(total.images) == 16
@@ -59,4 +62,69 @@ def test_each_process_takes_its_own_accelerator(monkeypatch):
     assert own_device("auto") == "auto"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device("auto") == own_device("cuda") == "cuda:1"
-    assert own_device("cpu") == "cpu"
+    assert own_device("cpu") == "cpu" and own_device("cuda:0") == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 of this machine has no GPU of its own, for there are 2: start at"):
+        own_device("auto")
+
+
+ONE_OF_TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"WORLD_SIZE": "two"}, "the variable WORLD_SIZE must be a whole number from 1 to 100000, not 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number from 1"),
+        ({"WORLD_SIZE": "1.0"}, "WORLD_SIZE must be a whole number from 1"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE must be a whole number from 1"),
+        ({"WORLD_SIZE": "²"}, "WORLD_SIZE must be a whole number from 1"),
+        ({"RANK": "2"}, "RANK must be a whole number from 0 to 1, not '2'"),
+        ({"RANK": ""}, "WORLD_SIZE is 2 but RANK is not set"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT must be a whole number from 0 to 65535, not '99999'"),
+        ({"MASTER_ADDR": "a..b"}, "MASTER_ADDR: no host 'a..b' found"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE must be a whole number from 1 to 2, not '3'"),
+    ],
+)
+def test_variables_that_describe_no_ranks(changed, sentence, monkeypatch):
+    for name, value in (ONE_OF_TWO | changed).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=sentence), joined():
+        pass
+
+
+def on_different_gpus(ranks, folder):
+    """Each rank sees another device in its protocol, and rank 1 has no disk of its own."""
+    torch.set_num_threads(1)
+    workdir = folder if ranks.first else folder / "nowhere"
+    progress = Progress(workdir, {"device": f"GPU {ranks.rank}"})
+    settings = Settings(0, save_every=0)
+    stopped = len(list(folder.glob("progress/*/*.npz"))) == 0
+    samples = Samples(12, broken=[10, 11] if stopped else ())
+    try:
+        total = evaluate(predict, samples, CLASSES, resized, settings, progress, "resume", ranks=ranks)
+    except InputError:
+        assert stopped
+        return
+    if ranks.first:
+        assert (total.matrix == fake_benchmark.expected(range(12))).all()
+
+
+def test_rank_0_alone_decides_which_progress_belongs_to_the_run(tmp_path):
+    ranks_helper.finish(ranks_helper.start(2, on_different_gpus, tmp_path))
+    assert not (tmp_path / "nowhere").exists()
+    assert len(list(tmp_path.glob("progress/*/0000-*.npz"))) == 2
+    ranks_helper.finish(ranks_helper.start(2, on_different_gpus, tmp_path))
+    assert len(list(tmp_path.glob("progress/*/0001-*.npz"))) == 2
+
+
+def ending_early(ranks):
+    if ranks.rank == 1:
+        return
+    with pytest.raises(InputError, match="another process of this run ended .*; no counts are lost: rerun with --res"):
+        ranks.gather("waits for rank 1")
+
+
+def test_a_rank_that_ends_is_one_sentence_to_the_others(monkeypatch):
+    monkeypatch.setattr("proxyclip.evaluation.distributed.TIME_TO_TELL", 0.0)
+    ranks_helper.finish(ranks_helper.start(2, ending_early))

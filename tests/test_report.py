@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from fake_benchmark import CLASSES, Samples, predict
+from fake_benchmark import CLASSES, Samples, predict, resized
 from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation import metrics as metric
-from proxyclip.evaluation.evaluate import Settings, evaluate
+from proxyclip.evaluation.counting import Settings
+from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.pictures.charts import Bar, bar_chart, stack
 from proxyclip.reports import html_report as report
 
@@ -20,7 +21,7 @@ COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
 @pytest.fixture
 def evaluated():
     samples = Samples(10, broken=[3])
-    tally = evaluate(predict, samples, CLASSES, 16, Settings(workers=0, skip_bad=True))
+    tally = evaluate(predict, samples, CLASSES, resized, Settings(workers=0, skip_bad=True))
     scores = metric.scores(tally.matrix)
     figures = scores.pop("per_class")
     run = {"dataset": "fake", "model": "ProxyCLIP", "clip": "tiny", "vfm": None, "images": 9, "seconds": 1.0, **scores,
@@ -31,7 +32,7 @@ def evaluated():
 
 def test_page_and_pictures(evaluated, tmp_path):
     run, tally, samples = evaluated
-    page = report.write(tmp_path / "report", run, tally, samples, COLOURS, predict, 16).read_text()
+    page = report.write(tmp_path / "report", run, tally, samples, COLOURS, predict, resized).read_text()
     assert f"{run['mIoU']:.2f}" in page and "12.30" in page
     assert "dog &amp; &lt;b&gt;puppy&lt;/b&gt;" in page and "<b>puppy" not in page
     assert "image003.jpg is truncated" in page
@@ -62,7 +63,7 @@ def test_a_perfect_result_has_no_confusions():
 def test_never_predicted_classes_are_listed(evaluated, tmp_path):
     run, tally, samples = evaluated
     run["per_class"]["cow"] |= {"predicted": 0, "IoU": None}
-    page = report.write(tmp_path, run, tally, samples, COLOURS, predict, 16).read_text()
+    page = report.write(tmp_path, run, tally, samples, COLOURS, predict, resized).read_text()
     assert "Classes never predicted: 1 of the 5 that are labelled</h2><p>cow</p>" in page
 
 
@@ -95,11 +96,11 @@ def test_a_stack_is_as_wide_as_its_widest_picture():
 def test_a_run_of_some_images_says_so(evaluated, tmp_path):
     run, tally, samples = evaluated
     run["protocol"]["limit"] = 9
-    page = report.write(tmp_path, run, tally, samples, COLOURS, predict, 16).read_text()
+    page = report.write(tmp_path, run, tally, samples, COLOURS, predict, resized).read_text()
     assert "the first 9 images only: 9 images" in page
 
 
 def test_folder_that_cannot_be_written_to(evaluated, tmp_path):
     (tmp_path / "report").write_text("a file")
     with pytest.raises(InputError, match="a file of that name"):
-        report.write(tmp_path / "report", *evaluated, COLOURS, predict, 16)
+        report.write(tmp_path / "report", *evaluated, COLOURS, predict, resized)

@@ -1,4 +1,4 @@
-"""Several processes, one result: who takes which image, and how their counts become one.
+"""Several processes, one result: which rank takes which image, and how their counts become one.
 
 `torchrun` starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process, rank 0 of 1.
 They talk through gloo on the CPU: all that is exchanged is a few matrices at the end, gloo adds 64-bit integers
@@ -6,6 +6,9 @@ exactly, and it works where NCCL does not (no accelerator, or two processes on o
 """
 
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +18,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from proxyclip.errors import InputError
+
 LONGEST_WAIT = timedelta(hours=24)  # a rank that fails is noticed by torchrun; a slow one is waited for
+TIME_TO_TELL = 5.0  # seconds: the rank that ended knows the reason, and once it has told it torchrun ends the others
+MOST_RANKS = 100_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with exchange():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value) -> list:
@@ -48,7 +56,8 @@ class Ranks:
         if self.world == 1:
             return [value]
         values = [None] * self.world
-        dist.all_gather_object(values, value)
+        with exchange():
+            dist.all_gather_object(values, value)
         return values
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
@@ -56,27 +65,88 @@ class Ranks:
         if self.world == 1:
             return counts
         total = torch.from_numpy(np.array(counts, np.int64))  # a copy: the reduction happens in place
-        dist.all_reduce(total)
+        with exchange():
+            dist.all_reduce(total)
         return total.numpy()
 
 
 @contextmanager
+def exchange() -> Iterator[None]:
+    """Turns the error of a lost connection into a sentence, after a while: see TIME_TO_TELL."""
+    try:
+        yield
+    except RuntimeError as error:  # all that gloo raises
+        time.sleep(TIME_TO_TELL)
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"another process of this run ended ({reason}); no counts are lost: rerun with --resume"
+        ) from None
+
+
+@contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks of this run, connected while the block runs."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    """The ranks of this run, connected while the block runs. InputError if the environment does not describe any."""
+    world = from_environment("WORLD_SIZE", 1, 1, MOST_RANKS)
     if world == 1:
         yield Ranks()
         return
-    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise InputError(f"WORLD_SIZE is {world} but {name} is not set: torchrun, or dist_test.sh, sets them all")
+    rank = from_environment("RANK", 0, 0, world - 1)
+    from_environment("MASTER_PORT", 0, 0, 65535)
+    check_host(os.environ["MASTER_ADDR"])
+    per_machine = from_environment("LOCAL_WORLD_SIZE", world, 1, world)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
     try:
-        yield Ranks(dist.get_rank(), world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT, rank=rank, world_size=world)
+    except (RuntimeError, ValueError) as error:  # DistNetworkError and DistStoreError are RuntimeErrors
+        raise InputError(f"the processes cannot connect: {str(error).splitlines()[0]}") from None
+    try:
+        yield Ranks(rank, world, per_machine)
     finally:
         dist.destroy_process_group()
 
 
+def check_host(name: str) -> None:
+    """InputError for a host that is not known: torch would look for it for as long as it may wait."""
+    try:
+        socket.getaddrinfo(name, None)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"MASTER_ADDR: no host {name!r} found ({error})") from None
+
+
+def end_with_launcher(launcher: int) -> None:
+    """Ends this process soon after torchrun was killed, which cannot tell its processes to stop then.
+
+    They would go on writing to a workdir that nobody expects to be in use.
+    """
+    while os.getppid() == launcher:
+        time.sleep(0.2)
+    os._exit(1)
+
+
 def own_device(device: str) -> str:
-    """The accelerator of this rank: "auto" or "cuda" become "cuda:LOCAL_RANK"; other names stay as they are."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        return f"cuda:{local_rank % torch.cuda.device_count()}"
+    """The accelerator of this rank: "auto" or "cuda" become "cuda:LOCAL_RANK"; other names stay as they are.
+
+    Raises InputError if there are more ranks on this machine than GPUs.
+    """
+    if device in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        local_rank = from_environment("LOCAL_RANK", 0, 0, MOST_RANKS)
+        if local_rank >= count:
+            raise InputError(
+                f"process {local_rank + 1} of this machine has no GPU of its own, for there are {count}: start at most "
+                f"{count} processes, or choose --device cpu or --device cuda:0"
+            )
+        return f"cuda:{local_rank}"
     return device
+
+
+def from_environment(name: str, default: int, lowest: int, highest: int) -> int:
+    """An environment variable as a whole number; InputError if it is not one, or out of range."""
+    value = os.environ.get(name) or str(default)
+    if not (value.isascii() and value.isdigit()) or not lowest <= int(value[:20]) <= highest:
+        raise InputError(f"the variable {name} must be a whole number from {lowest} to {highest}, not {value!r}")
+    return int(value)

@@ -1,4 +1,4 @@
-"""torchrun that leaves the last word to the processes it started: their sentence, and their exit code.
+"""torchrun with the error messages and the exit code of the processes it starts.
 
     python -m proxyclip.evaluation.launch [options of torchrun] SCRIPT [its options]
 
@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> int:
         print(f"error: process {rank} ended with exit code {failure.exitcode}", file=sys.stderr)
         return 1
     except DistNetworkError as error:
-        print(f"error: the processes cannot meet: {error}; PORT=29501 would try another port", file=sys.stderr)
+        print(
+            f"error: the processes cannot connect: {error}; try another port, for instance PORT=29501", file=sys.stderr
+        )
         return BAD_INPUT
     except (SignalException, KeyboardInterrupt):
         return INTERRUPTED

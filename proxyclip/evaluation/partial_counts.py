@@ -1,15 +1,17 @@
-"""What an evaluation has counted so far, kept so that it can be stopped at any moment and go on exactly.
+"""What an evaluation has counted so far, saved so that it can be stopped at any moment and resumed exactly.
 
-Every process writes what it has counted to a file of its own, matrix and names of the images in it together, by
-renaming: whatever happens, the names say exactly which images are in the matrix. A run that goes on never touches the
-files of those before it; it leaves out their images and writes files of a new session. So all files of a run hold
-disjoint images, and their sum is the result, whatever the number of processes was each time.
+Every process writes its counts to a file of its own, matrix and names of the images in it together, by renaming:
+whatever happens, the names say exactly which images are in the matrix. A resumed run never touches the files of earlier
+sessions; it leaves out their images and writes files of a new session. So all files of a run hold disjoint images, and
+their sum is the result, whatever the number of processes was each time.
 """
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
+import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from proxyclip.errors import InputError
+from proxyclip.evaluation.run_lock import Busy, run_lock
 from proxyclip.files import write_whole
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts of some images.
 
     matrix: (K, K) int64. images: stem -> percent (aAcc, mIoU) of that image alone, nan where nothing is labelled.
@@ -34,14 +37,17 @@ class Tally:
     seconds: float = 0.0
 
     @classmethod
-    def empty(cls, classes: int) -> "Tally":
+    def empty(cls, classes: int) -> "Counts":
         return cls(np.zeros((classes, classes), np.int64))
 
-    def __add__(self, other: "Tally") -> "Tally":
-        """Of the images of both, which must be different ones; what one of them skipped the other may have counted."""
+    def __add__(self, other: "Counts") -> "Counts":
+        """Of the images of both, which must be different ones; an image that one of them skipped may be in the other.
+
+        Raises ValueError for an image that is in both.
+        """
         if twice := self.images.keys() & other.images.keys():
-            raise InputError(f"image {min(twice)} is counted twice in the kept progress: --restart gives it up")
-        return Tally(
+            raise ValueError(f"image {min(twice)} is counted twice")
+        return Counts(
             self.matrix + other.matrix,
             images := self.images | other.images,
             {stem: why for stem, why in (self.skipped | other.skipped).items() if stem not in images},
@@ -50,51 +56,79 @@ class Tally:
 
     @property
     def done(self) -> set[str]:
-        """The images that need not be looked at again."""
+        """The images that need not be evaluated again."""
         return self.images.keys() | self.skipped.keys()
 
     def save(self, path: Path) -> None:
-        """Writes it as a whole, or raises InputError and leaves what was there."""
+        """Writes all of it, or raises InputError and leaves what was there."""
         facts = json.dumps({"images": self.images, "skipped": self.skipped, "seconds": self.seconds})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: np.savez(file, matrix=self.matrix, facts=np.array(facts)))
         except OSError as error:
             raise InputError(
-                f"progress cannot be written to {path} ({error.strerror or error}); what was written before is kept: "
-                "mend that and go on with --resume"
+                f"progress cannot be written to {path} ({error.strerror or error}); what was saved before is intact: "
+                "fix that and rerun with --resume"
             ) from None
 
     @classmethod
-    def load(cls, path: Path) -> "Tally":
+    def load(cls, path: Path, classes: int) -> "Counts":
+        """Raises ValueError for a file that is damaged or not for K classes."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(stored["matrix"], **json.loads(str(stored["facts"])))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"progress file {path} is damaged ({error}): --restart gives up what is kept") from None
+                counts = cls(stored["matrix"], **json.loads(str(stored["facts"])))
+            if counts.matrix.shape != (classes, classes) or counts.matrix.dtype != np.int64:
+                raise ValueError(f"its matrix is {counts.matrix.shape} {counts.matrix.dtype}")
+            for facts in (counts.images, counts.skipped):
+                facts.keys()
+            return counts
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"is damaged ({error})") from None
 
 
 class Progress:
-    """The files of one run: WORKDIR/progress/KEY/SESSION-RANK.npz, where KEY stands for the whole protocol."""
+    """The files of one run: WORKDIR/progress/KEY/SESSION-RANK.npz, where KEY stands for the whole protocol.
+
+    Rank 0's protocol decides: `evaluate` gives its folder to all ranks.
+    """
 
     def __init__(self, workdir: Path, protocol: dict):
         text = json.dumps(protocol, sort_keys=True)
-        self.folder = workdir / "progress" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = Path(workdir) / "progress" / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.session = 0
+
+    def locked(self):
+        """A context in which no other process evaluates the same; Busy, an InputError, if one does."""
+        return run_lock(self.folder.with_suffix(".lock"))
 
     def parts(self) -> list[Path]:
         """All files written so far."""
         return sorted(path for path in self.folder.glob("*.npz") if re.fullmatch(r"\d+-\d+", path.stem))
 
-    def earlier(self, classes: int) -> Tally:
-        """What the sessions before counted, together; the files of this session get the next number."""
-        self.session = 1 + max((int(path.stem.split("-")[0]) for path in self.parts()), default=-1)
-        return sum(map(Tally.load, self.parts()), Tally.empty(classes))
+    def earlier(self, classes: int) -> Counts:
+        """The sum of all earlier sessions; the files of this session get the next number.
 
-    def save(self, tally: Tally, rank: int) -> None:
-        """What this session's process `rank` has counted."""
-        tally.save(self.folder / f"{self.session:04d}-{rank:04d}.npz")
+        A file that is damaged, or that holds an image of another one (two runs wrote here at once), is left out with a
+        note: its images are not in the sum and are evaluated again.
+        """
+        self.session = 1 + max((int(path.stem.split("-")[0]) for path in self.parts()), default=-1)
+        total = Counts.empty(classes)
+        for path in self.parts():
+            try:
+                total += Counts.load(path, classes)
+            except ValueError as error:
+                print(f"note: progress file {path}: {error}; its images are evaluated again", file=sys.stderr)
+        return total
+
+    def save(self, counts: Counts, rank: int) -> None:
+        """What process `rank` has counted in this session."""
+        counts.save(self.folder / f"{self.session:04d}-{rank:04d}.npz")
+
+    def forget(self) -> None:
+        """Removes the files, for a run that starts anew; call it within `locked()`."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Forgets the run, when its result is written or when it starts anew."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the files when the result is written."""
+        with contextlib.suppress(Busy), self.locked():  # a run that began meanwhile owns them
+            self.forget()

@@ -1,5 +1,8 @@
-"""What is kept of every prediction: class indices as a PNG, and image, label and prediction side by side."""
+"""Writes predictions: class indices as PNG files, and panels of image, label and prediction."""
 
+import hashlib
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,36 +11,70 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.prefetch import Ready
-from proxyclip.files import write_whole
+from proxyclip.files import usable, write_image
 from proxyclip.pictures.panels import panels
+
+LONGEST_NAME = 255  # bytes that file systems accept
+UNSAFE = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')  # in a file's name on one system or another
+
+
+def run_name(dataset: str, method: str, clip: str | None, vfm: str | None, protocol: dict) -> str:
+    """The name of a run's own folder: "voc20-ProxyCLIP-ViT-B-16_openai-dino-vitb8-1a2b3c4d".
+
+    Letters, digits, "-", "_" and "." only, at most 200 bytes; runs of different protocols get different names. Of a
+    clip or vfm that is a path, the last part.
+    """
+    digest = hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    last_parts = (re.split(r"[/\\]", name)[-1] for name in (clip, vfm) if name)
+    words = (re.sub(r"[^A-Za-z0-9_.-]+", "_", word) for word in (dataset, method, *last_parts))
+    return f"{'-'.join(words).lstrip('.-')[:190]}-{digest}"
+
+
+def png_path(folder: Path, stem: str) -> Path:
+    """folder/STEM.png, inside the folder whatever the stem is: a stem may hold folders, as in "frankfurt/0001".
+
+    A part that is no file name ("..", longer than 255 bytes, with characters that a system refuses) is replaced, and
+    gets a hash, so that different stems stay different.
+    """
+    *parents, name = stem.split("/")
+    return folder.joinpath(*map(file_name, parents), f"{file_name(name)}.png")
+
+
+def file_name(part: str) -> str:
+    longest = LONGEST_NAME - len(".png")
+    if part.strip(" .") and not UNSAFE.search(part) and len(part.encode()) <= longest:
+        return part
+    digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    start = UNSAFE.sub("_", part).lstrip(". ").encode()[: longest - 13].decode("utf-8", "ignore")
+    return f"{start}~{digest}"
 
 
 @dataclass(frozen=True)
-class Keeper:
+class PredictionWriter:
     """Called with each image and its prediction (H, W); writes STEM.png to the folders that are given.
 
-    predictions: class indices, 8 bits, or 16 above 255 classes. pictures: see `panels`. classes, colours: K names and
-    (r, g, b). Raises InputError if a file cannot be written.
+    predictions: class indices, 8 bits, or 16 above 255 classes. panels: see `pictures.panels`. classes, colours: K
+    names and (r, g, b). Each run needs folders of its own: see `run_name`. Raises InputError if a file cannot be
+    written.
     """
 
     classes: tuple[str, ...]
     colours: tuple
     predictions: Path | None = None
-    pictures: Path | None = None
+    panels: Path | None = None
 
     def __call__(self, ready: Ready, labels: np.ndarray) -> None:
         if self.predictions:
             indices = labels.astype(np.uint8 if len(self.classes) <= 255 else np.uint16)
-            write_png(self.predictions / f"{ready.stem}.png", Image.fromarray(indices))
-        if self.pictures:
-            sheet = panels(ready.picture, ready.label, labels, self.classes, self.colours)
-            write_png(self.pictures / f"{ready.stem}.png", sheet)
+            self.write(self.predictions, ready.stem, Image.fromarray(indices))
+        if self.panels:
+            sheet = panels(ready.image, ready.label, labels, self.classes, self.colours)
+            self.write(self.panels, ready.stem, sheet)
 
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Writes it as a whole; a stem may hold folders."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: picture.save(file, "PNG"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+    def write(self, folder: Path, stem: str, image: Image.Image) -> None:
+        path = usable(png_path(folder, stem))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot create the folder {path.parent}: {error.strerror or error}") from None
+        write_image(path, image)

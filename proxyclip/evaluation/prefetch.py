@@ -1,97 +1,126 @@
-"""Images and labels, read and resized in worker processes ahead of the model."""
+"""Images and labels, read and resized in worker processes ahead of the model.
+
+Each worker sends what it reads through a pipe of its own and shares neither a queue nor a lock with the others. A
+worker that is killed, even halfway through an image, leaves an end of file in that pipe: nothing waits for it. (With a
+queue, as in torch's DataLoader and in ProcessPoolExecutor, it can leave a lock that nobody releases, or half a message
+that its reader waits for.)
+"""
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from proxyclip.errors import InputError
-from proxyclip.image_io import resize, scaled_size, to_tensor
+from proxyclip.image_io import to_tensor
+
+if TYPE_CHECKING:  # workers that are not forked import this file, and have no use for torch
+    from torch import Tensor
+
+Resize = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 -> (h, w, 3) uint8
 
 
 class Ready(NamedTuple):
     """One image as the model takes it, and its label as it is stored; or why there is none."""
 
     stem: str
-    picture: np.ndarray | None  # (h, w, 3) uint8 RGB, resized
+    image: np.ndarray | None  # (h, w, 3) uint8 RGB, resized
     label: np.ndarray | None  # (H, W) int32, negative where nothing is scored
     problem: str = ""
-    tensor: Tensor | None = None  # (3, h, w) float32 in [0, 1]: the picture, for the model
+    tensor: "Tensor | None" = None  # (3, h, w) float32 in [0, 1]: the image, for the model
 
 
-class Reader(Dataset):
-    """What the workers do. Public only because it is sent to them."""
-
-    def __init__(self, samples, indices: Sequence[int], short_side: int):
-        self.samples, self.indices, self.short_side = samples, indices, short_side
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> Ready:
-        index = self.indices[place]
-        try:
-            stem, picture, label = self.samples[index]  # (H, W, 3), (H, W)
-        except (ValueError, OSError) as error:  # as an exception it would arrive wrapped in the worker's traceback
-            return Ready(self.samples.items[index].stem, None, None, str(error))
-        if self.short_side:
-            picture = resize(picture, scaled_size(*picture.shape[:2], self.short_side))  # (h, w, 3)
-        return Ready(stem, picture, label)
-
-
-def read_ahead(samples, indices: Sequence[int], short_side: int, workers: int) -> Iterator[Ready]:
-    """The samples of those indices, in order, two a worker ahead of what is asked for.
+def read_ahead(samples, indices: Sequence[int], resize: Resize | None, workers: int) -> Iterator[Ready]:
+    """The samples of those indices, in order, read two per worker ahead of what is asked for.
 
     samples: `samples[i]` gives stem, image (H, W, 3) uint8 and label (H, W), and raises ValueError or OSError, with a
-    sentence, for one that cannot be read; `samples.items[i].stem` is the name alone. short_side: see `scaled_size`; 0
-    leaves images as they are. workers: 0 reads in this process. Close it if you leave it early: that ends the workers.
-    Raises InputError if a worker is killed.
+    sentence, for one that cannot be read; `samples.items[i].stem` is the name alone. resize: None leaves images as they
+    are. workers: 0 reads in this process; otherwise `samples` and `resize` must be picklable. Closing the iterator
+    early ends the workers. Raises InputError if a worker is killed.
     """
-    # Arrays go through a pipe: shared memory, which tensors would take, is short in many containers.
-    loader = DataLoader(
-        Reader(samples, indices, short_side),
-        batch_size=None,
-        collate_fn=as_it_is,
-        num_workers=workers,
-        worker_init_fn=prepare_worker,
-    )
-    # `iter` starts the workers, here and not in the thread: a process is best forked where nothing else happens.
-    ready = map(with_tensor, iter(loader))
+    read = partial(read_one, samples, resize)
+    if not workers:
+        yield from map(with_tensor, map(read, indices))
+        return
+    crew: list[Worker] = []
+    images = one_ahead(with_tensor(crew[place % workers].receive()) for place in range(len(indices)))
     try:
-        yield from one_ahead(ready) if workers else ready
-    except RuntimeError as error:
-        if not re.search(r"DataLoader worker.*(exited unexpectedly|killed by signal)", str(error)):
-            raise
-        raise InputError(
-            "a process that reads images was ended from outside, for want of memory perhaps; what is counted is kept: "
-            "go on with --resume, and with --workers 0 if it happens again"
-        ) from error
+        for first in range(min(workers, len(indices))):
+            crew.append(Worker(read, indices[first::workers]))
+        for ready in images:  # noqa: UP028 - `yield from` would close `images`, which waits for a worker, first
+            yield ready
+    finally:
+        for worker in crew:
+            worker.end()
+        images.close()
+        for worker in crew:
+            worker.receiving.close()  # only now: the thread may have been reading
 
 
-def as_it_is(item: Ready) -> Ready:
-    return item
+def read_one(samples, resize: Resize | None, index: int) -> Ready:
+    try:
+        stem, image, label = samples[index]  # (H, W, 3), (H, W)
+    except (ValueError, OSError) as error:
+        return Ready(samples.items[index].stem, None, None, str(error))
+    return Ready(stem, resize(image) if resize else image, label)
 
 
 def with_tensor(ready: Ready) -> Ready:
-    """Not done by the workers: it has four times the bytes."""
-    return ready if ready.problem else ready._replace(tensor=to_tensor(ready.picture))
+    """Not done by the workers: the tensor has four times the bytes."""
+    return ready if ready.problem else ready._replace(tensor=to_tensor(ready.image))
 
 
-def prepare_worker(worker: int) -> None:
-    """Once in each worker.
+class Worker:
+    """A process that reads the images of some indices, in order, and sends one after the other."""
 
-    Ctrl-C reaches all processes of a terminal: a worker that it ends is an error, while one that is told to end is not.
+    def __init__(self, read: Callable[[int], Ready], indices: Sequence[int]):
+        self.receiving, sending = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.Process(target=work, args=(read, indices, sending), daemon=True)
+        self.process.start()
+        sending.close()  # the worker has the only one, and its pipe ends when it does
 
-    The memory of one image is kept for the next: to get it anew takes as long as to read the image. glibc returns what
-    is freed to the system, until a large block is freed: from then on it keeps as much. Elsewhere this does nothing.
+    def receive(self) -> Ready:
+        try:
+            ready = self.receiving.recv()
+        except (EOFError, OSError):  # between two images or within one
+            raise InputError(
+                "a data-loading worker was killed, possibly out of memory; no counts are lost: rerun with --resume "
+                "(and --workers 0 if it happens again)"
+            ) from None
+        if isinstance(ready, str):
+            raise RuntimeError(f"a data-loading worker failed:\n{ready}")
+        return ready
+
+    def end(self) -> None:
+        self.process.kill()  # SIGTERM may have a handler that was inherited
+        self.process.join()
+
+
+def work(read: Callable[[int], Ready], indices: Sequence[int], sending) -> None:
+    """What a worker does: reads one image while the one before is being sent."""
+    prepare_worker()
+    try:
+        for ready in one_ahead(map(read, indices)):
+            sending.send(ready)
+    except BrokenPipeError:  # nobody waits for the rest
+        return
+    except Exception:  # an error in the code: its traceback belongs to the process that has a terminal
+        sending.send(traceback.format_exc())
+
+
+def prepare_worker() -> None:
+    """Ctrl-C reaches every process of a terminal: the main process handles it and ends the workers.
+
+    The memory of one image is reused for the next: to get it anew takes as long as to read the image. glibc returns
+    what is freed to the system, until a large block is freed: from then on it keeps as much. Elsewhere this does
+    nothing.
     """
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,7 +128,7 @@ def prepare_worker(worker: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Ends this process when its parent is killed: it would wait for ever to hand over the image that it has read."""
+    """Ends this process when its parent is killed: it would wait forever to hand over the image that it has read."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.partial_counts import Tally
+from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.evaluation.prefetch import read_ahead
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.pictures.charts import Bar, bar_chart, stack
@@ -35,15 +35,15 @@ class Confusion(NamedTuple):
         return " as ".join(name.split(";")[0].split(",")[0] for name in (self.label, self.prediction))
 
 
-def write(folder: Path, run: dict, tally: Tally, samples, colours, predict, short_side: int) -> Path:
+def write(folder: Path, run: dict, tally: Counts, samples, colours, predict, resize) -> Path:
     """Writes report.html, per_class.png, confusions.png and worst.png into `folder`; returns the page.
 
-    run: the line of results.jsonl. tally, samples, predict, short_side: see `evaluation`; the worst images are
+    run: the line of results.jsonl. tally, samples, predict, resize: see `evaluation`; the worst images are
     segmented once more. colours: (r, g, b) of each class.
     """
     folder, classes, bars = writable_folder(folder), list(run["per_class"]), class_bars(run)
     confusions = largest_confusions(tally.matrix, classes)
-    worst = worst_images(tally, samples, classes, colours, predict, short_side)
+    worst = worst_images(tally, samples, classes, colours, predict, resize)
     title = ", ".join(str(run[key]) for key in ("dataset", "model", "clip", "vfm") if run[key])
     charts = {
         "per_class.png": bar_chart(title, "IoU of each class, percent", bars),
@@ -80,7 +80,7 @@ def largest_confusions(matrix: np.ndarray, classes: list[str]) -> list[Confusion
     ]
 
 
-def worst_images(tally: Tally, samples, classes, colours, predict, short_side) -> list[tuple[str, Image.Image]]:
+def worst_images(tally: Counts, samples, classes, colours, predict, resize) -> list[tuple[str, Image.Image]]:
     """Titles and panels of the images with the lowest mIoU, lowest first."""
     scored = {
         stem: scores for stem, scores in tally.images.items() if scores[1] is not None and not np.isnan(scores[1])
@@ -88,13 +88,13 @@ def worst_images(tally: Tally, samples, classes, colours, predict, short_side) -
     stems = sorted(scored, key=lambda stem: (scored[stem][1], stem))[:WORST]
     index = {item.stem: place for place, item in enumerate(samples.items)}
     pictures = []
-    for ready in read_ahead(samples, [index[stem] for stem in stems], short_side, workers=0):
+    for ready in read_ahead(samples, [index[stem] for stem in stems], resize, workers=0):
         if ready.problem:
             continue
         labels = predict(ready.tensor, ready.label.shape)  # (H, W)
         accuracy, iou = scored[ready.stem]
         title = f"{ready.stem}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
-        pictures.append((title, panels(ready.picture, ready.label, labels, classes, colours)))
+        pictures.append((title, panels(ready.image, ready.label, labels, classes, colours)))
     return pictures
 
 

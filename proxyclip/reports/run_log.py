@@ -9,13 +9,13 @@ from pathlib import Path
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.evaluation.partial_counts import Tally
+from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.files import write_whole
 
 METHODS = {"proxy": "ProxyCLIP", "value": "MaskCLIP", "vanilla": "CLIP"}  # what papers call each attention
 
 
-def line_of(names: dict, classes: tuple[str, ...], tally: Tally, unseen: dict, protocol: dict, **more) -> dict:
+def line_of(names: dict, classes: tuple[str, ...], tally: Counts, unseen: dict, protocol: dict, **more) -> dict:
     """The line of one run.
 
     names: dataset, model, clip and vfm. classes: K names in label order. unseen: by the name of a zero-shot split, the

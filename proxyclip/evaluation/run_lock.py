@@ -1,0 +1,74 @@
+"""One run at a time: two that write the same progress would count images twice.
+
+The system releases the lock when the process ends, however it ends: nothing is left to clean up after kill -9. It works
+across machines where their shared disk supports locks, as NFS does by default; where a disk has none, a note says so.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from proxyclip.errors import InputError
+
+
+class Busy(InputError):
+    """Another process holds the lock."""
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(file) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def lock(file) -> None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked workers would inherit it
+
+
+@contextlib.contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Holds the lock file while the block runs, then removes it. Raises Busy if another process holds it."""
+    with locked_file(path):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove a file that is open
+                path.unlink()
+
+
+def locked_file(path: Path):
+    """The file, open and locked: closing it releases the lock."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"progress cannot be written to {path} ({error.strerror or error})") from None
+        try:
+            lock(file)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            raise Busy(
+                f"another process evaluates the same in {path.parents[1]}: wait for it, stop it, or choose another "
+                "--workdir"
+            ) from None
+        except OSError as error:
+            print(
+                f"note: {path.parent} has no file locks ({error.strerror or error}): start each run only once",
+                file=sys.stderr,
+            )
+            return file
+        if same_file(file, path):
+            return file
+        file.close()  # its owner removed it between our two steps
+
+
+def same_file(file, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

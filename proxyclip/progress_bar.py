@@ -1,0 +1,36 @@
+"""How far a long task is: a progress bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10
+Item = TypeVar("Item")
+
+
+def progress_bar(
+    items: Iterable[Item], total: int, name: str, unit: str, done: int = 0, size: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """The items, while standard error tells how many units are done of `total`, units a second and the time left.
+
+    done: units that were done before. size: units that an item holds; what goes beyond `total` is not counted.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, initial=done, desc=name, unit=unit) as bar:
+            for item in items:
+                yield item
+                bar.update(min(size(item), total - bar.n))
+        return
+    started = printed = time.monotonic()
+    before = done
+    for item in items:
+        yield item
+        done = min(done + size(item), total)
+        now = time.monotonic()
+        if now - printed >= SECONDS_BETWEEN_LINES or done == total:
+            printed, rate = now, (done - before) / max(now - started, 1e-9)
+            left = tqdm.format_interval((total - done) / rate)
+            print(f"{name}: {done}/{total} {unit}s, {rate:.3g} {unit}s/s, {left} left", file=sys.stderr, flush=True)
