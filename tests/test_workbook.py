@@ -1,63 +1,35 @@
-"""results.jsonl and the workbook that is made from it."""
+"""The workbook that is made from results.jsonl: which number stands where, and what stands beside it."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from openpyxl import load_workbook
+from runs import CHANGED, CHANGED_NAME, B, L, rendered, run, table, without
 
-from configs.published import PUBLISHED, published_miou
+from configs.published import PUBLISHED
 from proxyclip.errors import InputError
-from proxyclip.reports import benchmark_sheet as paper_table
-from proxyclip.reports import run_log as results
 from proxyclip.reports import workbook
 
 HERE = Path(__file__).resolve().parents[1]
-B, L = "ViT-B-16:openai", "ViT-L-14:openai"
+DINO, PROXY = "dino-vitb8", ("ProxyCLIP", B, "dino-vitb8")
+ZERO_SHOT = {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}
 
 
-def run(dataset="voc20", iou=50.0, clip=B, model="ProxyCLIP", vfm="dino-vitb8", limit=None, **more) -> dict:
-    classes = {"cat": 2 * iou - 30, "dog": 30.0, "cow": None}
-    figures = {n: {"IoU": v, "Acc": v, "labelled": 0 if v is None else 300, "predicted": 7} for n, v in classes.items()}
-    return {
-        "dataset": dataset, "model": model, "clip": clip, "vfm": vfm, "images": 10, "seconds": 4.0,
-        "aAcc": 80.0, "mIoU": iou, "mAcc": 60.0, "mIoU_present": iou + 1, "fwIoU": 55.0, "per_class": figures,
-        "started": "2026-01-01 10:00:00", "skipped": {}, "protocol": {"crop": 336, "threshold": None, "limit": limit},
-    } | more  # fmt: skip
-
-
-def rendered(tmp_path, *runs):
-    for line in runs:
-        results.append(tmp_path / "results.jsonl", line)
-    workbook.render(results.read(tmp_path / "results.jsonl")[0], tmp_path / "results.xlsx", PUBLISHED)
-    return load_workbook(tmp_path / "results.xlsx")
-
-
-def table(sheet, header_rows=2):
-    """(model, clip, vfm) -> dataset -> (our cell, published cell) of the benchmark sheet."""
-    named = {title: name for name, title in paper_table.PUBLIC.items()}
-    columns = {named.get(cell.value, cell.value): cell.column for cell in sheet[1] if cell.value}
-    rows = {}
-    for row in sheet.iter_rows(min_row=header_rows + 1):
-        if row[1].value:
-            cells = {name: (row[c - 1], row[c]) for name, c in columns.items() if c > 3}
-            rows[tuple(cell.value for cell in row[:3])] = cells
-    return rows
+def bold(cell) -> bool:
+    return bool(cell.font.bold)
 
 
 def test_benchmark_sheet_is_a_papers_table(tmp_path):
     best = {"voc20": run(iou=77.25), "ade20k": run("ade20k", 20.5)}
-    others = run(iou=70, clip=L), run("ade20k", 24, clip=L), run("scenes", 66, clip="mini", vfm="dino:mini")
+    others = run(iou=70.0, clip=L), run("ade20k", 24.0, clip=L), run("scenes", 66.0, clip="mini", vfm="dino:mini")
     sheet = rendered(tmp_path, *best.values(), *others)["benchmark"]
     rows = table(sheet)
-    ours, paper = rows["ProxyCLIP", B, "dino-vitb8"]["voc20"]
+    ours, paper = rows[PROXY]["voc20"]
     assert (ours.value, ours.number_format, ours.font.bold) == (77.25, "0.00", True)
-    assert (paper.value, paper.font.italic) == (80.3, True)
-    assert rows["ProxyCLIP", L, "dino-vitb8"]["voc20"][0].font.bold is False
-    assert rows["ProxyCLIP", L, "dino-vitb8"]["ade20k"][0].font.bold is True
-    average, of_paper = rows["ProxyCLIP", B, "dino-vitb8"]["average of 2"]
+    assert (paper.value, paper.number_format, paper.font.italic) == (80.3, "0.0", True)
+    assert not bold(rows["ProxyCLIP", L, DINO]["voc20"][0]) and bold(rows["ProxyCLIP", L, DINO]["ade20k"][0])
+    average, of_paper = rows[PROXY]["average of 2"]
     assert average.value == pytest.approx((77.25 + 20.5) / 2) and of_paper.value == pytest.approx((80.3 + 20.2) / 2)
     assert rows["ProxyCLIP", "mini", "dino:mini"]["average of 2"][0].value is None
     assert [cell.value for cell in sheet[1]][:3] == ["Model", "CLIP", "VFM"]
@@ -67,26 +39,60 @@ def test_benchmark_sheet_is_a_papers_table(tmp_path):
 
 
 def test_published_numbers_never_stand_among_ours(tmp_path):
-    sheet = rendered(tmp_path, run())["benchmark"]
-    for names, cells in table(sheet).items():
+    for names, cells in table(rendered(tmp_path, run())["benchmark"]).items():
         for name, (ours, _) in cells.items():
             if ours.value is not None:
-                assert names == ("ProxyCLIP", B, "dino-vitb8") and name in ("voc20", "average of 1")
+                assert names == PROXY and name in ("voc20", "average of 1")
 
 
-def test_the_newest_whole_run_counts(tmp_path):
-    book = rendered(tmp_path, run(iou=40.0), run(iou=50.0), run(iou=99.0, limit=5))
-    assert table(book["benchmark"])["ProxyCLIP", B, "dino-vitb8"]["voc20"][0].value == 50
-    assert [row[5].value for row in book["runs"].iter_rows(min_row=2)] == [40, 50, 99]
+def test_a_changed_run_has_a_row_of_its_own(tmp_path):
+    """Newer and better than the standard run, it does not replace it, is not bold, and has no published score."""
+    book = rendered(tmp_path, run(iou=50.0), run(iou=90.0, changed=CHANGED), run("ade20k", 60.0, changed=CHANGED))
+    rows = table(book["benchmark"])
+    changed = CHANGED_NAME, B, DINO
+    assert rows[PROXY]["voc20"][0].value == 50 and bold(rows[PROXY]["voc20"][0])
+    assert rows[changed]["voc20"][0].value == 90 and not bold(rows[changed]["voc20"][0])
+    assert rows[changed]["voc20"][1].value is None and rows[PROXY]["voc20"][1].value == 80.3
+    assert rows[PROXY]["ade20k"][0].value is None and rows[changed]["ade20k"][0].value == 60
+    assert rows[PROXY]["average of 1"][0].value == 50  # over datasets with a standard run
+    assert bold(rows[PROXY]["average of 1"][0]) and not bold(rows[changed]["average of 1"][0])
+    assert list(rows).index(changed) == list(rows).index(PROXY) + 1
+    assert [row[0].value for row in book["runs"].iter_rows(min_row=2)] == ["ProxyCLIP", CHANGED_NAME, CHANGED_NAME]
+    assert [cell.value for cell in book["voc20"][1]][3::2] == [
+        f"{name} {B} {DINO}" for name in (PROXY[0], CHANGED_NAME)
+    ]
+    assert bold(book["voc20"]["D3"]) and not bold(book["voc20"]["F3"])
 
 
-def test_runs_of_some_images_and_missing_datasets_are_marked(tmp_path):
-    missing = {"dataset": "ade20k", "model": "ProxyCLIP", "clip": B, "vfm": "dino-vitb8", "missing": "unpack it"}
-    book = rendered(tmp_path, run(limit=5), missing)
-    cells = table(book["benchmark"])["ProxyCLIP", B, "dino-vitb8"]
-    assert cells["voc20"][0].value == "50.00 *" and cells["ade20k"][0].value == "missing"
+def test_a_table_of_changed_runs_alone_has_no_best_and_no_average(tmp_path):
+    rows = table(rendered(tmp_path, run(changed={"limit": 5}))["benchmark"])
+    cells = rows["ProxyCLIP (first 5 images)", B, DINO]
+    assert cells["voc20"][0].value == 50 and not bold(cells["voc20"][0])
+    assert cells["average of 8"][0].value is None
+
+
+def test_runs_that_do_not_say_what_they_changed_are_marked(tmp_path):
+    old = without(run(iou=99.0), "changed")
+    rows = table(rendered(tmp_path, run(iou=50.0), old, old | {"protocol": {"limit": 5}})["benchmark"])
+    assert rows[PROXY]["voc20"][0].value == 50 and bold(rows[PROXY]["voc20"][0])
+    for name in ("ProxyCLIP (protocol not recorded)", "ProxyCLIP (first 5 images, protocol not recorded)"):
+        assert rows[name, B, DINO]["voc20"][0].value == 99 and not bold(rows[name, B, DINO]["voc20"][0])
+
+
+def test_the_newest_run_counts(tmp_path):
+    book = rendered(tmp_path, run(iou=40.0), run(iou=50.0), run(iou=None, failed="stopped"))
+    assert table(book["benchmark"])[PROXY]["voc20"][0].value == 50
+    assert [row[5].value for row in book["runs"].iter_rows(min_row=2)] == [40, 50, None]
+
+
+def test_missing_datasets_and_failed_runs_say_so(tmp_path):
+    names = {"model": "ProxyCLIP", "clip": B, "vfm": DINO}
+    lines = {"dataset": "ade20k", "missing": "unpack it"}, {"dataset": "voc20", "failed": "stopped"}
+    book = rendered(tmp_path, *(names | line for line in lines))
+    cells = table(book["benchmark"])[PROXY]
+    assert cells["ade20k"][0].value == "missing" and cells["voc20"][0].value == "failed"
     notes = [row[15].value for row in book["runs"].iter_rows(min_row=2)]
-    assert notes == ["first 5 images only", "missing: unpack it"]
+    assert notes == ["missing: unpack it", "failed: stopped"]
 
 
 def test_runs_sheet_has_the_published_scripts_columns_first(tmp_path):
@@ -94,96 +100,57 @@ def test_runs_sheet_has_the_published_scripts_columns_first(tmp_path):
     values = dict(zip((cell.value for cell in sheet[1]), (cell.value for cell in sheet[2]), strict=True))
     assert list(values)[:7] == ["Model", "CLIP", "VFM", "Dataset", "aAcc", "mIoU", "mAcc"]
     assert (values["published mIoU"], values["images/s"], values["crop"]) == (80.3, 2.5, 336)
-    assert values["note"] == "left out: a" and values["skipped"] == 1
+    assert (values["note"], values["skipped"], values["started"]) == ("left out: a", 1, "2026-01-01 10:00:00")
     assert sheet["F2"].number_format == "0.00" and sheet.freeze_panes == "E2" and sheet.auto_filter.ref
 
 
 def test_sheet_of_a_dataset(tmp_path):
     sheet = rendered(tmp_path, run(iou=50.0), run(iou=40.0, clip=L))["voc20"]
-    assert [cell.value for cell in sheet[3]] == [0, "cat", 50, 70, 70, 50, 50]
+    assert [cell.value for cell in sheet[3]] == [0, "cat", 50, 25, 25, 20, 20]
     assert [cell.value for cell in sheet[5]][:4] == [2, "cow", 0, None]
-    assert sheet["D3"].font.bold and not sheet["F3"].font.bold
+    assert bold(sheet["D3"]) and not bold(sheet["F3"])
 
 
-def test_a_part_of_a_dataset_is_marked_and_never_the_best_of_a_class(tmp_path):
-    sheet = rendered(tmp_path, run(iou=50.0), run(iou=60.0, clip=L, limit=5))["voc20"]
-    assert sheet["F1"].value == f"ProxyCLIP {L} dino-vitb8 first 5 images only"
-    assert sheet["D3"].font.bold and not sheet["F3"].font.bold
+def test_runs_of_different_classes_share_a_sheet(tmp_path):
+    other = run(clip=L, per_class={"dog": {"IoU": 9.0, "Acc": 8.0, "labelled": 1, "predicted": 1}, "hen": {"IoU": 7.0}})
+    sheet = rendered(tmp_path, run(), other)["voc20"]
+    columns = list(zip(*([cell.value for cell in row] for row in sheet.iter_rows(min_row=3, max_row=6)), strict=True))
+    assert columns[1] == ("cat", "dog", "cow", "hen") and columns[3] == (25, 30, None, None)
+    assert columns[5] == (None, 9, None, 7)
 
 
 def test_images_that_were_left_out_leave_a_mark(tmp_path):
-    sheet = rendered(tmp_path, run(skipped={"a": "broken"}))["benchmark"]
-    ours = table(sheet)["ProxyCLIP", B, "dino-vitb8"]["voc20"][0]
-    assert (ours.value, ours.number_format) == (50, '0.00" †"')
+    """Fewer images are another benchmark: no best, and the average says so, too."""
+    rows = table(rendered(tmp_path, run(iou=60.0, skipped={"a": "broken"}), run(iou=50.0, clip=L))["benchmark"])
+    for column in ("voc20", "average of 1"):
+        marked, whole = rows[PROXY][column][0], rows["ProxyCLIP", L, DINO][column][0]
+        assert (marked.value, marked.number_format, bold(marked)) == (60, '0.00" †"', False)
+        assert (whole.value, whole.number_format, bold(whole)) == (50, "0.00", True)
 
 
 def test_the_average_is_over_the_papers_datasets(tmp_path):
     """Those that papers do not average over would leave it empty wherever they were not run."""
     book = rendered(tmp_path, run(iou=77.0), run("ade847", 9.0))
-    average, published = table(book["benchmark"])["ProxyCLIP", B, "dino-vitb8"]["average of 1"]
+    average, published = table(book["benchmark"])[PROXY]["average of 1"]
     assert (average.value, published.value) == (77, 80.3)
 
 
-def test_trained_models_are_marked(tmp_path):
-    rows = table(rendered(tmp_path, run())["benchmark"])
-    assert rows["CAT-Seg ‡", B, "–"]["voc20"][1].value == 94.6 and ("SCLIP", B, "–") in rows
-
-
-def test_characters_that_spreadsheets_forbid(tmp_path):
-    line = {"dataset": "ade20k", "model": "ProxyCLIP", "clip": B, "vfm": None, "failed": "\x1b[31mno space\x1b[0m"}
-    assert rendered(tmp_path, line)["runs"]["P2"].value == "failed: [31mno space[0m"
-
-
 def test_zero_shot_sheet_has_ours_and_published(tmp_path):
-    scores = {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}
-    sheet = rendered(tmp_path, run(zero_shot={"zegclip": scores}))["zero-shot"]
+    lines = [run(zero_shot={"zegclip": ZERO_SHOT | {"hIoU": value}}) for value in (1.0, 2.0)]
+    lines.append(run(clip=L, changed={"limit": 5}, zero_shot={"zegclip": ZERO_SHOT}))
+    sheet = rendered(tmp_path, *lines)["zero-shot"]
     rows = [[cell.value for cell in row] for row in sheet.iter_rows(min_row=2)]
-    assert rows[0] == ["voc20", "ProxyCLIP", B, "dino-vitb8", "zegclip", "–", 90, 80, 60, 68.57, "ours"]
-    assert rows[1] == ["voc20", "ZegCLIP", "–", "–", "–", "inductive", 94.6, 91.9, 77.8, 84.3, "published"]
-
-
-def test_zero_shot_sheet_tells_runs_apart(tmp_path):
-    """Two models, the newest run of each, and one of some images that says so."""
-    scores = {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}
-    lines = [run(zero_shot={"zegclip": scores | {"hIoU": value}}) for value in (1.0, 2.0)]
-    lines.append(run(clip=L, limit=5, zero_shot={"zegclip": scores}))
-    rows = [[cell.value for cell in row] for row in rendered(tmp_path, *lines)["zero-shot"].iter_rows(min_row=2)]
-    ours = [(row[2], row[9], row[10]) for row in rows if row[10] != "published"]
-    assert ours == [(B, 2, "ours"), (L, 68.57, "first 5 images only")]
+    assert rows[0][:11] == ["voc20", "ProxyCLIP", B, DINO, "zegclip", "–", 90, 80, 60, 2, "ours"]
+    assert rows[1][1:10] == ["ProxyCLIP (first 5 images)", L, DINO, "zegclip", "–", 90, 80, 60, 68.57]
+    assert rows[2][:11] == ["voc20", "ZegCLIP", B, "–", "zegclip", "inductive", 94.6, 91.9, 77.8, 84.3, "published"]
+    assert rows[2][11].startswith("ZiqinZhou66/ZegCLIP") and sheet["G4"].font.italic
+    computed = next(row for row in sheet.iter_rows(min_row=2) if row[1].value == "Cascade-CLIP")
+    assert (computed[9].value, computed[9].number_format) == (87.5, '0.0" °"') and "S ± 1.0" in computed[12].value
 
 
 def test_an_empty_table_is_a_valid_workbook(tmp_path):
-    assert rendered(tmp_path).sheetnames == ["benchmark", "runs"]
-
-
-def test_names_that_spreadsheets_forbid(tmp_path):
-    names = rendered(tmp_path, run("a/b:c" * 10), run("a/b?c" * 10, clip=L)).sheetnames
-    assert len(set(names)) == 4 and all(len(name) <= 31 for name in names)
-
-
-def test_lines_that_are_no_results_are_named(tmp_path):
-    path = tmp_path / "results.jsonl"
-    results.append(path, run())
-    with open(path, "ab") as file:
-        file.write(b'{"dataset": "voc\n[1, 2]\n{"dataset": 3, "model": "a"}\n')
-        file.write(b'{"dataset": "voc", "model": "a", "mIoU": "high"}\n\xff\n')
-    results.append(path, run(iou=60.0))
-    runs, complaints = results.read(path)
-    assert [line["mIoU"] for line in runs] == [50, 60]
-    assert [complaint.split(" is ")[0] for complaint in complaints] == [f"{path}, line {n}," for n in range(2, 7)]
-
-
-def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path):
-    path = tmp_path / "results.jsonl"
-    path.write_text(json.dumps(run()))
-    results.append(path, run(iou=60.0))
-    assert [line["mIoU"] for line in results.read(path)[0]] == [50, 60]
-    assert not path.with_name("results.jsonl.torn").exists()
-
-
-def test_nan_becomes_null(tmp_path):
-    results.append(tmp_path / "results.jsonl", run(mAcc=float("nan")))
-    assert results.read(tmp_path / "results.jsonl")[0][0]["mAcc"] is None
+    assert rendered(tmp_path).sheetnames == ["benchmark", "runs", "published"]
+    assert rendered(tmp_path, published={}).sheetnames == ["benchmark", "runs"]
 
 
 def test_a_workbook_that_cannot_be_replaced_is_left_as_it_is(tmp_path):
@@ -208,9 +175,3 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "cannot be written (File too large" in done.stderr and "no score is lost" in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_published_scores_are_found_by_models_and_dataset():
-    assert published_miou("ProxyCLIP", B, "dino-vitb8", "coco_object") == 37.5
-    assert published_miou("ProxyCLIP", L, "dino-vitb8", "coco_object") is None
-    assert published_miou("ProxyCLIP", B, "dino-vitb8", "scenes") is None

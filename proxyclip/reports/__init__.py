@@ -1,1 +1,16 @@
-"""What an evaluation leaves behind: results.jsonl, the workbook, the report of one run."""
+"""The records of evaluations: results.jsonl, the tables and the workbook made from it, the page of one run."""
+
+__all__ = ["read_runs"]
+
+
+def __getattr__(name: str):
+    """`read_runs`, imported when it is first used: pandas takes most of a second to load."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from proxyclip.reports.frames import read_runs
+
+    return read_runs
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

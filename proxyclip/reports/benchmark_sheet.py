@@ -1,25 +1,25 @@
-"""The workbook's first sheet: mIoU in the shape of a paper's table, what papers print beside what was measured."""
+"""The workbook's first sheet: mIoU in the shape of a paper's table, published scores beside the measured ones."""
+
+import pandas as pd
 
 from proxyclip.reports.cell_styles import (
     BOTH_LINES,
     GREY,
     LEFT_LINE,
-    LEFT_OUT,
     ONE_DECIMAL,
     PLAIN,
     TOP_LINE,
-    TWO_DECIMALS,
     bold_best,
     double_header,
     fit,
     score,
-    words,
+    write,
 )
-from proxyclip.reports.run_log import latest
+from proxyclip.reports.frames import NAMES, filled, newest
+from proxyclip.reports.published import MARKS, SHEET_NOTE, published_frame
 
-NAMES = ("Model", "CLIP", "VFM")
-# As papers order and print them. The eight of every paper make the average; other datasets follow.
-PUBLIC = {
+# As papers order and print them. These eight make the average; other datasets follow.
+AVERAGED = {
     "voc21": "VOC21",
     "context60": "Context60",
     "coco_object": "COCO-Object",
@@ -29,62 +29,90 @@ PUBLIC = {
     "ade20k": "ADE20K",
     "coco_stuff164k": "COCO-Stuff",
 }
-MORE_PUBLIC = {"context459": "Context459", "ade847": "ADE847"}
+TITLES = AVERAGED | {"context459": "Context459", "ade847": "ADE847"}
+LEFT_OUT, TRAINED = "†", "‡"
 NOTES = (
-    "mIoU in percent, averaged as mmsegmentation does; sheet runs has the other average and the protocol. Where a row "
-    "was run more than once, its newest whole run stands here.",
-    "published (grey): as printed in the papers or their repositories, not measured here. Best of each column in bold.",
+    "ours: mIoU in percent, averaged as mmsegmentation does; sheet runs has the other average and the whole protocol. "
+    "The newest run counts.",
+    "Brackets after a model: what a run changed from the benchmark's standard protocol. Such a run does not compare "
+    "with other rows: it is never in bold and no published score stands beside it.",
+    "protocol not recorded: a run of an earlier version, which did not record what was changed.",
+    f"published (grey): as printed, not measured here; {SHEET_NOTE}.",
+    "Bold: the best of a column among whole runs of the standard protocol; in grey, among published scores of it.",
     "missing, failed: the dataset was not on disk, or the run stopped; sheet runs says why and what to do.",
-    "*: the first images only; counts neither for the average nor for the best.    †: images that could not be used "
-    "were left out; sheet runs names them.",
+    f"{LEFT_OUT}: images that could not be used were left out; sheet runs names them.",
 )
 
 
 def ordered(datasets) -> list[str]:
     """As papers print them, others behind."""
-    known = (*PUBLIC, *MORE_PUBLIC)
-    return [name for name in known if name in datasets] + sorted(name for name in datasets if name not in known)
+    return [name for name in TITLES if name in datasets] + sorted(name for name in datasets if name not in TITLES)
 
 
-def benchmark(sheet, runs: list[dict], published: list[dict]) -> None:
-    """mIoU of each model on each dataset beside the published one; best of a column bold, in ours and in published."""
-    sheet.title = "benchmark"
-    ours: dict[tuple, dict[str, dict]] = {}
-    for (*names, dataset), run in latest(runs).items():
-        ours.setdefault(tuple(names), {})[dataset] = run
-    papers = {(row["model"], row["clip"], row["vfm"]): row for row in published}
-    datasets = ordered({*PUBLIC, *(name for by_dataset in ours.values() for name in by_dataset)})
-    measured = {name for row in ours.values() for name, run in row.items() if isinstance(whole(run), float)}
-    averaged = [name for name in PUBLIC if name in measured] or list(PUBLIC)
+def benchmark_sheet(sheet, runs: pd.DataFrame, published: dict) -> None:
+    """mIoU of each row on each dataset beside the published one. runs: of `runs_frame`."""
+    chosen = newest(runs)
+    measured = set(chosen.loc[chosen["standard"] & chosen["mIoU"].notna(), "dataset"])
+    datasets = ordered({*AVERAGED, *chosen["dataset"]})
+    averaged = [name for name in AVERAGED if name in measured] or list(AVERAGED)
+    titles = [*(TITLES.get(name, name) for name in datasets), f"average of {len(averaged)}"]
+    double_header(sheet, ["Model", "CLIP", "VFM"], titles, ("ours", "published"))
 
-    titles = [*(PUBLIC.get(name) or MORE_PUBLIC.get(name, name) for name in datasets), f"average of {len(averaged)}"]
-    double_header(sheet, list(NAMES), titles, ("ours", "published"))
+    papers = published_frame(published)
+    own = pd.MultiIndex.from_frame(chosen[NAMES].drop_duplicates())
+    index = own.append(papers.index[~papers.index.isin(own)])
+    papers = papers.reindex(index)
+    theirs = with_average(papers.rename(columns=lambda name: name.removeprefix("mIoU.")), datasets, averaged)
+    ours = with_average(wide(chosen, "mIoU", index), datasets, averaged)
+    status = filled(wide(chosen, "status", index).reindex(columns=ours.columns), "")
+    left_out = wide(chosen, "skipped", index).reindex(columns=ours.columns).astype("float64") > 0
+    left_out["average"] = left_out[averaged].any(axis=1)
+    standard = set(own[chosen.drop_duplicates(NAMES)["standard"]])
 
-    rows = [(names, by_dataset, papers.get(names, {})) for names, by_dataset in ours.items()]
-    rows += [(names, {}, row) for names, row in papers.items() if names not in ours]
-    for number, (names, own, paper) in enumerate(rows, start=3):
-        model, *halves = names
-        if paper.get("trained_on"):
-            model += " ‡"
-        for column, name in enumerate((model, *halves), start=1):
-            sheet.cell(number, column, words(name) or "–").font = PLAIN if own else GREY
-        ious, theirs = {name: whole(run) for name, run in own.items()}, paper.get("mIoU", {})
-        for index, name in enumerate(datasets):
-            incomplete = own.get(name, {}).get("skipped")
-            score(sheet.cell(number, 4 + 2 * index), ious.get(name), PLAIN, LEFT_OUT if incomplete else TWO_DECIMALS)
-            score(sheet.cell(number, 5 + 2 * index), theirs.get(name), GREY, ONE_DECIMAL)
-        score(sheet.cell(number, 4 + 2 * len(datasets)), average(ious, averaged))
-        score(sheet.cell(number, 5 + 2 * len(datasets)), average(theirs, averaged), GREY, ONE_DECIMAL)
-    last = 5 + 2 * len(datasets)
-    for column in range(4, last + 1):
-        bold_best([sheet.cell(row, column) for row in range(3, len(rows) + 3)])
-    rules(sheet, last, {3 + len(ours), 3 + len(rows)})
-    over = ", ".join(PUBLIC[name] for name in averaged)
-    trained = ", ".join(sorted({row["trained_on"] for row in published if row.get("trained_on")})) or "none"
-    more = f"average: over {over}, where a row has all of them.", f"‡: trained for segmentation, on {trained}."
-    for row, note in enumerate((*NOTES, *more), start=len(rows) + 4):
-        sheet.cell(row, 1, note).font = GREY
-    fit(sheet, 2, frozen="D3", skip_from=len(rows) + 3)
+    for number, names in enumerate(index, start=3):
+        is_own, marks = number - 3 < len(own), papers.at[names, "marks"]
+        trained = isinstance(papers.at[names, "trained_on"], str)
+        for column, name in enumerate(names, start=1):
+            write(sheet.cell(number, column), f"{name} {TRAINED}" * trained or name if column == 1 else name)
+            sheet.cell(number, column).font = PLAIN if is_own else GREY
+        for place, name in enumerate(ours.columns):
+            value, outcome = ours.at[names, name], status.at[names, name]
+            if pd.isna(value):
+                value, mark = {"done": "no score"}.get(outcome, outcome), ""
+            else:
+                mark = LEFT_OUT if left_out.at[names, name] else ""
+            score(sheet.cell(number, 4 + 2 * place), value, marks=mark)
+            score(sheet.cell(number, 5 + 2 * place), theirs.at[names, name], GREY, ONE_DECIMAL, marks)
+    comparable = [number for number, names in enumerate(index, start=3) if names in standard]
+    same_protocol = [number for number, names in enumerate(index, start=3) if papers.at[names, "marks"] == ""]
+    for column in range(4, 4 + 2 * len(ours.columns), 2):
+        cells = [sheet.cell(row, column) for row in comparable]
+        bold_best([cell for cell in cells if LEFT_OUT not in cell.number_format])
+        bold_best([sheet.cell(row, column + 1) for row in same_protocol])
+    rules(sheet, 3 + 2 * len(ours.columns), {3 + len(own), 3 + len(index)})
+    legend(sheet, len(index) + 4, averaged, papers)
+    fit(sheet, 2, frozen="D3", skip_from=len(index) + 3)
+
+
+def wide(chosen: pd.DataFrame, column: str, index: pd.MultiIndex) -> pd.DataFrame:
+    """One row of names a row, one column a dataset; pandas' missing value where there is no run."""
+    return chosen.pivot(index=NAMES, columns="dataset", values=column).reindex(index)
+
+
+def with_average(scores: pd.DataFrame, datasets: list[str], averaged: list[str]) -> pd.DataFrame:
+    """Scores by dataset, and as the last column their mean over `averaged` for rows that have all of them."""
+    scores = scores.reindex(columns=datasets).astype("float64")
+    return pd.concat([scores, scores[averaged].mean(axis=1, skipna=False).rename("average")], axis=1)
+
+
+def legend(sheet, row: int, averaged: list[str], papers: pd.DataFrame) -> None:
+    trained_on = ", ".join(sorted(papers["trained_on"].dropna().unique())) or "none"
+    used = set("".join(filled(papers["marks"], "")))
+    more = [f"{mark}: {meaning}." for mark, meaning in MARKS.items() if mark in used]
+    more.append(f"average: over {', '.join(TITLES[name] for name in averaged)}, where a row has all of them.")
+    more.append(f"{TRAINED}: trained, on {trained_on}.")
+    for number, text in enumerate((*NOTES, *more), start=row):
+        write(sheet.cell(number, 1), text, GREY)
 
 
 def rules(sheet, last_column: int, below: set[int]) -> None:
@@ -95,16 +123,3 @@ def rules(sheet, last_column: int, below: set[int]) -> None:
             if left or row in below:
                 border = BOTH_LINES if left and row in below else LEFT_LINE if left else TOP_LINE
                 sheet.cell(row, column).border = border
-
-
-def whole(run: dict) -> float | str:
-    """The mIoU of a whole dataset; as a text, which no average and no best takes, where it is none."""
-    if run.get("mIoU") is None:
-        return "missing" if run.get("missing") else "failed"
-    return f"{run['mIoU']:.2f} *" if run.get("protocol", {}).get("limit") else float(run["mIoU"])
-
-
-def average(scores: dict, names: list[str]) -> float | None:
-    """The mean over those datasets, if all of them are there."""
-    values = [scores.get(name) for name in names]
-    return sum(values) / len(values) if all(isinstance(value, float) for value in values) else None

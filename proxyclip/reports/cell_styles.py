@@ -1,11 +1,14 @@
-"""How the workbook's cells look: headers, numbers, bold, widths."""
+"""Writing cells of the workbook: text that is never a formula, headers, numbers, bold, widths."""
 
+import math
 import re
 
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.properties import PageSetupProperties
+
+from proxyclip.reports.changes import value_text
 
 FACE = {"name": "Calibri", "size": 11}  # openpyxl's own for cells that name none
 PLAIN = Font(**FACE)
@@ -14,13 +17,34 @@ LINE = Side(style="thin", color="8A94A6")
 LEFT_LINE, TOP_LINE, BOTH_LINES = Border(left=LINE), Border(top=LINE), Border(left=LINE, top=LINE)
 HEADER_FILL = PatternFill("solid", fgColor="2F3E55")
 CENTRE = Alignment(horizontal="center", vertical="center")
-TWO_DECIMALS, ONE_DECIMAL, LEFT_OUT = "0.00", "0.0", '0.00" †"'  # the last one where images were left out
+TWO_DECIMALS, ONE_DECIMAL = "0.00", "0.0"
 PAGE_WIDTH = 320  # characters of a column's width that can still be read on one printed page
+FORMULA_STARTS = ("=", "+", "-", "@")
+NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
+
+
+def write(cell, value, font: Font = PLAIN) -> None:
+    """Puts a value into a cell: a number, a text that no program takes for a formula, or nothing for None and NaN."""
+    cell.font = font
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        cell.value = value
+        return
+    cell.value = text = cell_text(value_text(value))
+    cell.data_type = "s"
+    cell.quotePrefix = text.startswith(FORMULA_STARTS)  # stays a text when somebody edits it
+
+
+def cell_text(text: str) -> str:
+    """The text in one line, without what a workbook cannot hold."""
+    return " ".join(NOT_IN_XML.sub("", ILLEGAL_CHARACTERS_RE.sub("", text)).split())
 
 
 def header(sheet, row: int, titles: list[str]) -> None:
     for column, title in enumerate(titles, start=1):
-        cell = sheet.cell(row, column, title)
+        cell = sheet.cell(row, column)
+        write(cell, title)
         cell.font, cell.fill, cell.alignment = HEADER, HEADER_FILL, CENTRE
 
 
@@ -34,13 +58,14 @@ def double_header(sheet, front: list[str], titles: list[str], pair: tuple[str, s
         sheet.merge_cells(start_row=1, end_row=1, start_column=column, end_column=column + 1)
 
 
-def score(cell, value, font: Font = PLAIN, number_format: str = TWO_DECIMALS) -> None:
-    """A number; a word about it, in grey; or nothing."""
+def score(cell, value, font: Font = PLAIN, number_format: str = TWO_DECIMALS, marks: str = "") -> None:
+    """A number, followed by its marks; a word about it, in grey; or nothing."""
     cell.alignment = CENTRE
-    if isinstance(value, (int, float)):
-        cell.value, cell.number_format, cell.font = float(value), number_format, font
-    else:
-        cell.value, cell.font = value, GREY
+    if isinstance(value, str):
+        write(cell, value, GREY)
+        return
+    write(cell, value, font)
+    cell.number_format = f'{number_format}" {marks}"' if marks else number_format
 
 
 def bold_best(cells: list) -> None:
@@ -51,22 +76,12 @@ def bold_best(cells: list) -> None:
             cell.font = Font(**FACE, bold=True, italic=cell.font.italic, color=cell.font.color)
 
 
-def words(value):
-    """What fits in a cell: numbers and texts as they are, lists with commas, nothing that spreadsheets forbid."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = value if isinstance(value, str) else ", ".join(map(str, value))
-    return ILLEGAL_CHARACTERS_RE.sub("", text)
-
-
 def fit(sheet, header_rows: int, frozen: str, skip_from: int | None = None) -> None:
     """Readable widths, the header and the names always in sight, on paper too."""
     sheet.freeze_panes = frozen
     widths = 0
     for column in sheet.iter_cols(max_row=skip_from and skip_from - 1):
-        texts = [shown_text(cell) for cell in column]
+        texts = [printed(cell) for cell in column]
         two_wide = header_rows == 2 and column[0].column > 3
         longest = max(len(text) for text in (texts[1:] if two_wide else texts))
         if two_wide:
@@ -84,12 +99,14 @@ def fit(sheet, header_rows: int, frozen: str, skip_from: int | None = None) -> N
         sheet.print_title_cols = f"A:{get_column_letter(sheet[frozen].column - 1)}"
 
 
-def shown_text(cell) -> str:
+def printed(cell) -> str:
     return f"{cell.value:.2f}" if isinstance(cell.value, float) else str(cell.value or "")
 
 
 def sheet_name(dataset: str, taken: list[str]) -> str:
-    """At most 31 characters, none of those that spreadsheets forbid, and not one that is there already."""
-    name = words(re.sub(r"[\[\]:*?/\\']", "_", dataset))[:28]
+    """At most 31 characters, none of those that spreadsheets forbid, and different from those that are there."""
+    name = cell_text(re.sub(r"[\[\]:*?/\\']", "_", dataset))[:28].strip() or "_"
+    if name.lower() == "history":  # a name that spreadsheets keep for themselves
+        name += "_"
     same = sum(other.lower() == name.lower() or other.lower().startswith(name.lower() + "-") for other in taken)
     return f"{name}-{same + 1}" if same else name

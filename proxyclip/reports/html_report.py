@@ -1,105 +1,123 @@
-"""What went well and what did not, for eyes: charts as PNG and one page that needs no other file."""
+"""The report of one run: charts as PNG, and a page that needs no other file."""
 
+import base64
+import io
 from pathlib import Path
-from typing import NamedTuple
 
+import jinja2
 import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.evaluation.prefetch import read_ahead
 from proxyclip.files import writable_folder, write_whole
-from proxyclip.pictures.charts import Bar, bar_chart, stack
+from proxyclip.pictures.charts import Bar, bar_chart, narrowed, stack
 from proxyclip.pictures.panels import panels
-from proxyclip.reports.report_page import page
+from proxyclip.reports.changes import changes, row_name, value_text
+from proxyclip.reports.confusions import Confusion, largest_confusions
+from proxyclip.reports.published import published_score
+from proxyclip.reports.run_line import to_text
+from proxyclip.reports.summary import SCORES, format_score
 
-CONFUSIONS, WORST = 20, 8
-
-
-class Confusion(NamedTuple):
-    """Pixels of the class `label` that were given to `prediction`.
-
-    of_all, of_class, of_largest: percent of all scored pixels, of the label's, and of those of the largest confusion.
-    """
-
-    label: str
-    prediction: str
-    of_all: float
-    of_class: float
-    of_largest: float
-
-    @property
-    def title(self) -> str:
-        """By the first names of both, for a chart."""
-        return " as ".join(name.split(";")[0].split(",")[0] for name in (self.label, self.prediction))
+MOST_IMAGES, MOST_WIDTH = 8, 1600  # the worst images, and their width on the page in pixels
 
 
-def write(folder: Path, run: dict, tally: Counts, samples, colours, predict, resize) -> Path:
+def write_report(folder: Path, run: dict, counts, samples, colours, predict, resize, published: dict) -> Path:
     """Writes report.html, per_class.png, confusions.png and worst.png into `folder`; returns the page.
 
-    run: the line of results.jsonl. tally, samples, predict, resize: see `evaluation`; the worst images are
-    segmented once more. colours: (r, g, b) of each class.
+    run: of `log_entry`. counts: what `evaluate` returned for these samples, predict and resize; the worst images are
+    segmented once more. colours: (r, g, b) of each class. published: see `proxyclip.reports.published`. Raises
+    InputError if the folder cannot be written to.
     """
-    folder, classes, bars = writable_folder(folder), list(run["per_class"]), class_bars(run)
-    confusions = largest_confusions(tally.matrix, classes)
-    worst = worst_images(tally, samples, classes, colours, predict, resize)
-    title = ", ".join(str(run[key]) for key in ("dataset", "model", "clip", "vfm") if run[key])
-    charts = {
-        "per_class.png": bar_chart(title, "IoU of each class, percent", bars),
-        "confusions.png": bar_chart(
-            title,
-            "largest confusions: pixels of the one class that were taken for the other, largest first",
-            [
-                Bar(c.title, c.of_largest, f"{c.of_all:.2f} % of all, {c.of_class:.1f} % of its class")
-                for c in confusions
-            ],
-        ),
-        "worst.png": stack([(f"{title}: images with the lowest mIoU", Image.new("RGB", (1, 1), "white")), *worst]),
-    }
-    text = page(title, run, bars, confusions, worst)
+    folder, classes = writable_folder(folder), list(run["per_class"])
+    confusions = largest_confusions(counts.matrix, classes)
+    worst = worst_images(counts, samples, classes, colours, predict, resize)
+    images = charts(run, confusions, worst)
+    page = render_page(run, confusions, worst, published)
     try:
-        for name, picture in charts.items():
-            write_whole(folder / name, lambda file, picture=picture: picture.save(file, "PNG"))
-        return write_whole(folder / "report.html", lambda file: file.write(text.encode()))
+        for name, image in images.items():
+            write_whole(folder / name, lambda file, image=image: image.save(file, "PNG"))
+        return write_whole(folder / "report.html", lambda file: file.write(page.encode()))
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder} ({error.strerror or error})") from None
 
 
-def largest_confusions(matrix: np.ndarray, classes: list[str]) -> list[Confusion]:
-    """The pairs of different classes that share the most pixels, largest first; matrix (K, K)."""
-    wrong = matrix - np.diag(matrix.diagonal())  # (K, K)
-    labelled = matrix.sum(1)  # (K,)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
-    of_all, of_class = wrong / max(labelled.sum(), 1), wrong / np.maximum(labelled, 1)[:, None]  # (K, K) each
-    return [
-        Confusion(classes[i], classes[j], *(float(100 * x[i, j]) for x in (of_all, of_class, wrong / wrong.max())))
-        for i, j in pairs
-        if wrong[i, j]
-    ]
-
-
-def worst_images(tally: Counts, samples, classes, colours, predict, resize) -> list[tuple[str, Image.Image]]:
+def worst_images(counts, samples, classes, colours, predict, resize) -> list[tuple[str, Image.Image]]:
     """Titles and panels of the images with the lowest mIoU, lowest first."""
     scored = {
-        stem: scores for stem, scores in tally.images.items() if scores[1] is not None and not np.isnan(scores[1])
+        stem: scores for stem, scores in counts.images.items() if scores[1] is not None and not np.isnan(scores[1])
     }
-    stems = sorted(scored, key=lambda stem: (scored[stem][1], stem))[:WORST]
+    stems = sorted(scored, key=lambda stem: (scored[stem][1], stem))[:MOST_IMAGES]
     index = {item.stem: place for place, item in enumerate(samples.items)}
-    pictures = []
+    found = []
     for ready in read_ahead(samples, [index[stem] for stem in stems], resize, workers=0):
         if ready.problem:
             continue
         labels = predict(ready.tensor, ready.label.shape)  # (H, W)
         accuracy, iou = scored[ready.stem]
-        title = f"{ready.stem}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
-        pictures.append((title, panels(ready.image, ready.label, labels, classes, colours)))
-    return pictures
+        title = f"{to_text(ready.stem)}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
+        found.append((title, panels(ready.image, ready.label, labels, classes, colours)))
+    return found
 
 
-def class_bars(run: dict) -> list[Bar]:
-    """Every class, best first; those that occur nowhere last."""
+def charts(run: dict, confusions: list[Confusion], worst: list[tuple[str, Image.Image]]) -> dict[str, Image.Image]:
+    """File name -> chart."""
+    title = title_of(run)
+    classes = [
+        Bar(name, figures["IoU"], "absent" if figures["IoU"] is None else f"{figures['IoU']:.1f}")
+        for name, figures in best_first(run["per_class"])
+    ]
+    pairs = [
+        Bar(c.title, c.of_largest, f"{c.of_all:.2f} % of all, {c.of_class:.1f} % of its class") for c in confusions
+    ]
+    heading = (f"{title}: images with the lowest mIoU", Image.new("RGB", (1, 1), "white"))
+    return {
+        "per_class.png": bar_chart(title, "IoU of each class, percent", classes),
+        "confusions.png": bar_chart(
+            title, "largest confusions: pixels of the first class that were predicted as the second", pairs
+        ),
+        "worst.png": stack([heading, *worst]),
+    }
+
+
+def render_page(run: dict, confusions: list[Confusion], worst: list[tuple[str, Image.Image]], published: dict) -> str:
+    """The HTML page. All text is escaped: names of classes and images come from anywhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": format_score, "value": lambda value: "–" if value is None else value_text(value)}
     figures = run["per_class"]
-    order = sorted(figures, key=lambda name: -1 if figures[name]["IoU"] is None else figures[name]["IoU"], reverse=True)
-    return [Bar(name, iou := figures[name]["IoU"], "absent" if iou is None else f"{iou:.1f}") for name in order]
+    present = [name for name, entry in figures.items() if entry["labelled"]]
+    return environment.get_template("page.html.j2").render(
+        title=title_of(run),
+        run=run,
+        changes=changes(run),
+        scores={name: run[name] for name in SCORES},
+        published=published_score(run, published),
+        classes=best_first(figures),
+        pixels=sum(entry["labelled"] for entry in figures.values()),
+        present=present,
+        never_predicted=[name for name in present if not figures[name]["predicted"]],
+        confusions=confusions,
+        worst=[(caption, jpeg(image)) for caption, image in worst],
+    )
+
+
+def title_of(run: dict) -> str:
+    return ", ".join(filter(None, (run["dataset"], row_name(run), run.get("clip"), run.get("vfm"))))
+
+
+def best_first(figures: dict[str, dict]) -> list[tuple[str, dict]]:
+    """Classes and their figures by IoU, highest first; those that occur nowhere last."""
+    return sorted(figures.items(), key=lambda item: -1 if item[1]["IoU"] is None else item[1]["IoU"], reverse=True)
+
+
+def jpeg(image: Image.Image) -> str:
+    """An image as base64 text, for a data URL."""
+    data = io.BytesIO()
+    narrowed(image, MOST_WIDTH).save(data, "JPEG", quality=85)
+    return base64.b64encode(data.getvalue()).decode()

@@ -1,69 +1,60 @@
-"""results.jsonl: one line a run, the truth that every table is made from."""
+"""results.jsonl: one line a run. Every table is made from these lines alone."""
 
 import contextlib
 import errno
 import json
-import math
 import os
 from pathlib import Path
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.files import write_whole
+from proxyclip.reports.run_line import parse_run, to_plain, to_text
 
-METHODS = {"proxy": "ProxyCLIP", "value": "MaskCLIP", "vanilla": "CLIP"}  # what papers call each attention
 
+def log_entry(
+    names: dict,
+    classes: tuple[str, ...],
+    counts,
+    unseen: dict,
+    protocol: dict,
+    changed: dict,
+    started: str,
+) -> dict:
+    """The line of one run, as plain JSON values.
 
-def line_of(names: dict, classes: tuple[str, ...], tally: Counts, unseen: dict, protocol: dict, **more) -> dict:
-    """The line of one run.
-
-    names: dataset, model, clip and vfm. classes: K names in label order. unseen: by the name of a zero-shot split, the
-    classes that it leaves out of training. protocol: everything that the scores depend on.
+    names: dataset, model, clip and vfm. classes: K names in label order. counts: of `evaluate`. unseen: split
+    -> the classes that zero-shot training leaves out. protocol: everything that the scores depend on. changed: field ->
+    value of what this run changed from the standard protocol of its benchmark; {} for a standard run. started:
+    "2026-01-31 12:00:00".
     """
-    counts = ConfusionMatrix(len(classes), tally.matrix)
-    scores = counts.scores()
+    confusion = ConfusionMatrix(len(classes), counts.matrix)
+    scores = confusion.scores()
     figures = scores.pop("per_class")
-    return {
+    entry = {
         **names,
-        "images": len(tally.images),
+        "dataset": to_text(names["dataset"]),
+        "model": to_text(names["model"]),
+        "changed": changed,
+        "images": len(counts.images),
         **scores,
-        "seconds": round(tally.seconds, 3),
-        "skipped": tally.skipped,
-        "zero_shot": {split: counts.seen_unseen(map(classes.index, left_out)) for split, left_out in unseen.items()},
+        "seconds": round(counts.seconds, 3),
+        "skipped": counts.skipped,
+        "zero_shot": {split: confusion.seen_unseen(map(classes.index, left_out)) for split, left_out in unseen.items()},
         "per_class": {name: {key: figures[key][index] for key in figures} for index, name in enumerate(classes)},
-        **more,
+        "started": started,
         "protocol": protocol,
     }
+    return to_plain(entry)
 
 
-def described(run: dict) -> str:
-    """The scores of a run, for people."""
-    names = " ".join(run[key] for key in ("model", "clip", "vfm") if run[key])
-    images = f"{run['images']} image{'s' * (run['images'] != 1)}"
-    lines = [
-        f"{run['dataset']}: {names}, {images}, {run['images'] / max(run['seconds'], 1e-9):.3g} images/s",
-        "   ".join(f"{name} {number(run[name])}" for name in ("aAcc", "mIoU", "mAcc", "mIoU_present", "fwIoU")),
-    ]
-    for split, scores in run["zero_shot"].items():
-        lines.append(f"unseen as in {split}: " + "   ".join(f"{name} {number(scores[name])}" for name in scores))
-    if run["published"] is not None:
-        lines.append(f"published mIoU: {run['published']}")
-    lines += [f"left out: {stem}: {why}" for stem, why in run["skipped"].items()]
-    return "\n".join(lines)
-
-
-def number(value: float | None) -> str:
-    return "none" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def append(path: Path, run: dict) -> None:
-    """Adds one run as one line, in a single write; nan becomes null.
+def append_run(path: Path, run: dict) -> None:
+    """Adds one run as one line, in a single write; values that JSON lacks are converted as `to_plain` says.
 
     A torn last line, left by a full disk or a power cut, is moved to PATH.torn first. Raises InputError if the line
     cannot be written; the file is then as it was.
     """
-    line = (json.dumps(without_nan(run), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    line = (json.dumps(to_plain(run), ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         set_aside_torn_line(path)
@@ -74,12 +65,12 @@ def append(path: Path, run: dict) -> None:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
         except OSError:
-            with contextlib.suppress(OSError):  # a torn line is tolerated, too
+            with contextlib.suppress(OSError):  # the next run sets a torn line aside
                 os.truncate(path, size)
             raise
     except OSError as error:
         raise InputError(
-            f"the result cannot be written to {path} ({error.strerror or error}); once mended, --resume writes it "
+            f"the result cannot be written to {path} ({error.strerror or error}); fix this, then --resume writes it "
             "without computing it again"
         ) from None
 
@@ -92,7 +83,7 @@ def set_aside_torn_line(path: Path) -> None:
     last = lines[lines.rfind(b"\n") + 1 :]
     if not last:
         return
-    if parsed(last) is not None:
+    if parse_run(last) is not None:
         with open(path, "ab") as file:
             file.write(b"\n")
         return
@@ -101,58 +92,24 @@ def set_aside_torn_line(path: Path) -> None:
     write_whole(path, lambda file: file.write(lines[: len(lines) - len(last)]))
 
 
-def read(path: Path) -> tuple[list[dict], list[str]]:
-    """All runs, oldest first, and a sentence for each line that is none; no file: no runs."""
-    if not path.is_file():
+def read_log(path: Path) -> tuple[list[dict], list[str]]:
+    """All valid runs, oldest first, and a sentence for each line that is left out; no file: no runs.
+
+    Raises InputError if the file cannot be read.
+    """
+    if not path.exists():
         return [], []
-    runs, complaints = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error})") from None
+    runs, notes = [], []
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        run = parsed(line)
+        run = parse_run(line)
         if run is None:
-            complaints.append(f"{path}, line {number}, is torn or no result; it is left out of the tables")
+            notes.append(f"{path}, line {number}, is torn or not a valid run; it is left out of the tables")
         else:
             runs.append(run)
-    return runs, complaints
-
-
-def parsed(line: bytes) -> dict | None:
-    """The run of a line, or None if it is not one."""
-    try:
-        run = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(run, dict) or not all(isinstance(run.get(key), str) for key in ("dataset", "model")):
-        return None
-    return run if isinstance(run.get("mIoU"), (int, float, type(None))) else None
-
-
-def without_nan(value):
-    """The same value with None for every nan, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def latest(runs: list[dict]) -> dict[tuple, dict]:
-    """(model, clip, vfm, dataset) -> its newest run, in the order in which the pairs first came.
-
-    Runs of some of the images only are used where there is no run of all; a dataset that was missing once and has been
-    evaluated since counts as evaluated.
-    """
-    found: dict[tuple, dict] = {}
-    for run in runs:
-        key = (run["model"], run.get("clip"), run.get("vfm"), run["dataset"])
-        if key not in found or worth(run) >= worth(found[key]):
-            found[key] = run
-    return found
-
-
-def worth(run: dict) -> int:
-    """2 for a run of a whole dataset, 1 for one of some of its images, 0 for none."""
-    if run.get("mIoU") is None:
-        return 0
-    return 1 if run.get("protocol", {}).get("limit") else 2
+    return runs, notes

@@ -1,0 +1,50 @@
+"""What a run changed from the standard protocol of its benchmark, and the name of its row in every table.
+
+A standard protocol is a benchmark's configuration with a preset's own settings. Scores of different protocols do not
+compare, so a run that changed anything has a row of its own, named after what it changed.
+"""
+
+import hashlib
+import json
+
+NOT_RECORDED = "protocol not recorded"
+MOST_LETTERS = 60  # of one value
+
+
+def changes(run: dict) -> str:
+    """What the run changed, as "beta 1.6, short_side 96"; "" for a standard run.
+
+    Lines written before `changed` existed do not say: they are "protocol not recorded", after the number of images if
+    that was limited. A line without a score has nothing to compare and changed nothing unless it says so.
+    """
+    changed = run.get("changed")
+    if changed is not None:
+        return ", ".join(describe(field, changed[field]) for field in sorted(changed))
+    if run.get("mIoU") is None:
+        return ""
+    limit = run.get("protocol", {}).get("limit")
+    return f"{describe('limit', limit)}, {NOT_RECORDED}" if limit else NOT_RECORDED
+
+
+def row_name(run: dict) -> str:
+    """The model's name, followed by what the run changed: "ProxyCLIP (beta 1.6, short_side 96)"."""
+    changed = changes(run)
+    return f"{run['model']} ({changed})" if changed else run["model"]
+
+
+def describe(field: str, value) -> str:
+    if field == "limit" and isinstance(value, int):
+        return f"first {value} images"
+    text = "none" if value is None else value_text(value)
+    if len(text) > MOST_LETTERS:  # still different for different values
+        text = f"{text[:MOST_LETTERS]}… [{hashlib.sha256(text.encode()).hexdigest()[:6]}]"
+    return f"{field} {text}"
+
+
+def value_text(value) -> str:
+    """A plain JSON value for a reader: yes and no, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(value_text, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)

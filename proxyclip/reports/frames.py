@@ -1,0 +1,144 @@
+"""Runs as pandas frames, from which every table is made."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from proxyclip.errors import NotFound
+from proxyclip.reports.changes import changes, row_name, value_text
+from proxyclip.reports.published import published_score
+from proxyclip.reports.run_line import SCORES
+from proxyclip.reports.run_log import read_log
+
+NAMES = ["row", "clip", "vfm"]  # of a row of a table
+NUMBERS = [*SCORES, "seconds", "images_per_second", "published"]
+COUNTS = ["images", "skipped"]
+COLUMNS = [
+    "dataset", "row", "model", "clip", "vfm", "changed", "standard", "status", *SCORES, "images", "skipped", "seconds",
+    "images_per_second", "started", "note", "published", "published_marks",
+]  # fmt: skip
+
+
+def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.DataFrame:
+    """The runs of a results.jsonl, or of the folder that holds one: one row a run, oldest first.
+
+    | column | |
+    | --- | --- |
+    | dataset, model, clip, vfm | names; vfm is missing (None or NaN) where no vision model is used |
+    | row | the model's name and what the run changed: the name of its row in the tables |
+    | changed | "" for a run of the benchmark's standard protocol, else as "beta 1.6, short_side 96" |
+    | standard | whether it is one: only standard runs of a dataset compare with each other and with papers |
+    | status | "done", "missing" (the dataset was not there) or "failed"; `note` says why |
+    | aAcc, mIoU, mAcc, mIoU_present, mAcc_present, fwIoU | percent |
+    | never_predicted, zero_IoU | percent of the labelled classes |
+    | images, skipped | counts: images scored, and images left out because they could not be used |
+    | seconds, images_per_second, started | started is a timestamp |
+    | note | what to know before quoting the scores |
+    | zero_shot.SPLIT.SCORE | pAcc, mIoU(S), mIoU(U) and hIoU of each set of unseen classes |
+    | protocol.FIELD | everything that the scores depend on |
+    | published, published_marks | the score in print for standard runs, and what sets its protocol apart |
+
+    published: a dict as `proxyclip.reports.published` describes it, such as configs.published.PUBLISHED; without it
+    the last two columns are empty. A line that is not a valid run is left out with a warning. Raises NotFound where
+    there is no file, and InputError if it cannot be read.
+    """
+    path = Path(path)
+    path = path / "results.jsonl" if path.is_dir() else path
+    if not path.exists():
+        raise NotFound(f"there is no {path}: name a results.jsonl, or the --workdir of an evaluation")
+    runs, notes = read_log(path)
+    if notes:
+        more = f" (and {len(notes) - 3} more lines)" if len(notes) > 3 else ""
+        warnings.warn("; ".join(notes[:3]) + more, stacklevel=2)
+    return runs_frame(runs, published or {})
+
+
+def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
+    """One row a run, in their order; columns as `read_runs` says."""
+    frame = pd.DataFrame([flat(run, published) for run in runs])
+    frame = frame.reindex(columns=[*COLUMNS, *(name for name in frame.columns if name not in COLUMNS)])
+    frame[NUMBERS] = frame[NUMBERS].astype("float64")
+    frame[COUNTS] = frame[COUNTS].astype("Int64")
+    frame["standard"] = frame["standard"].astype(bool)
+    frame["started"] = pd.to_datetime(frame["started"], format="%Y-%m-%d %H:%M:%S", errors="coerce")
+    last = ["published", "published_marks"]
+    return frame[[name for name in frame.columns if name not in last] + last]
+
+
+def flat(run: dict, published: dict) -> dict:
+    """One run as one row."""
+    paper, images, seconds = published_score(run, published), run.get("images"), run.get("seconds")
+    return {
+        **{key: run.get(key) for key in ("dataset", "model", "clip", "vfm", *SCORES, "images", "seconds", "started")},
+        "row": row_name(run),
+        "changed": changes(run),
+        "standard": not changes(run),
+        "status": next((outcome for outcome in ("missing", "failed") if run.get(outcome)), "done"),
+        "skipped": len(run.get("skipped", {})),
+        "images_per_second": images / seconds if images and seconds else None,
+        "note": note(run),
+        "published": paper.score if paper else None,
+        "published_marks": paper.marks if paper else "",
+        **{
+            f"zero_shot.{split}.{name}": value
+            for split, scores in run.get("zero_shot", {}).items()
+            for name, value in scores.items()
+        },
+        **{
+            f"protocol.{key}": value_text(value) if isinstance(value, (list, dict)) else value
+            for key, value in run.get("protocol", {}).items()
+        },
+    }
+
+
+def note(run: dict) -> str:
+    """What a reader must know about a run before quoting it."""
+    parts = [f"{outcome}: {run[outcome]}" for outcome in ("missing", "failed") if run.get(outcome)]
+    if skipped := run.get("skipped"):
+        parts.append(f"left out: {', '.join(list(skipped)[:5])}{', …' if len(skipped) > 5 else ''}")
+    return "; ".join(parts)
+
+
+def newest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of every row and dataset the newest run, one without a score only where there is none with one.
+
+    Rows come in the order in which their models first came, standard runs first. clip and vfm are "–" where there is
+    none; the index still says which run it was.
+    """
+    frame = frame.assign(clip=filled(frame["clip"], "–"), vfm=filled(frame["vfm"], "–"))
+    frame["scored"] = frame["mIoU"].notna()
+    found = frame.sort_values("scored", kind="stable").drop_duplicates([*NAMES, "dataset"], keep="last")
+    model = frame.groupby(["model", "clip", "vfm"], sort=False).ngroup()
+    row = frame.groupby(NAMES, sort=False).ngroup()
+    order = found.assign(model_place=model, changes=~found["standard"], row_place=row)
+    return order.sort_values(["model_place", "changes", "row_place"], kind="stable").drop(
+        columns=["scored", "model_place", "changes", "row_place"]
+    )
+
+
+def filled(data, value):
+    """A frame or a column with `value` for everything missing, whatever the type of its columns."""
+    return data.astype(object).where(data.notna(), value)
+
+
+def classes_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
+    """One row a class and run, for the runs of `chosen`: its row of names, class, IoU, Acc, labelled, predicted."""
+    rows = [
+        {**figures, **chosen.loc[index, [*NAMES, "dataset", "standard", "images"]], "class": name}
+        for index in chosen.index
+        for name, figures in runs[index].get("per_class", {}).items()
+    ]
+    columns = [*NAMES, "dataset", "standard", "images", "class", "IoU", "Acc", "labelled", "predicted"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def zero_shot_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and set of unseen classes, for the runs of `chosen`."""
+    rows = [
+        {**scores, **chosen.loc[index, ["dataset", *NAMES]], "split": split}
+        for index in chosen.index
+        for split, scores in runs[index].get("zero_shot", {}).items()
+    ]
+    return pd.DataFrame(rows, columns=["dataset", *NAMES, "split", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"])

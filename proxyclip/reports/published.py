@@ -1,0 +1,66 @@
+"""Published scores beside measured ones: which row belongs to a run, and what sets its protocol apart.
+
+`published` is a dict with two lists, in percent. "mIoU": rows with
+
+    model, clip, vfm          the names of the row, unique together; vfm None if there is none
+    mIoU                      dataset -> score, as printed
+    metric                    which of our averages it compares with: "mIoU" (default) or "mIoU_present"
+    same_protocol_as_ours     whether the score may stand beside a standard run without a remark (default: no)
+    confirmed                 whether the score was read in its source (default: no)
+    trained_on                what the model was trained on for segmentation; None for training-free methods
+    average, needs, weights, read, protocol, source, note        facts for the sheet of published scores
+
+"zero_shot": rows with model, clip, dataset, split, setting, pAcc, S, U, h or h_computed, spread, source, note.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from proxyclip.reports.changes import changes
+
+MARKS = {  # mark -> its meaning
+    "§": "another protocol than this project's (sizes, windows, thresholds or class prompts): no comparison",
+    "¶": "mean over the classes that are labelled, as detectron2: compare with mIoU_present",
+    "?": "not confirmed in its source",
+}
+SHEET_NOTE = "sheet published has the source and the protocol of each"
+
+
+class PublishedScore(NamedTuple):
+    """A printed score: which average it is, the marks it carries in tables, and what they mean."""
+
+    score: float
+    metric: str
+    marks: str
+    remarks: list[str]
+
+
+def marks_of(row: dict) -> str:
+    """The marks of a published row, as "§¶"; "" for one in our own protocol."""
+    holds = {
+        "§": not row.get("same_protocol_as_ours"),
+        "¶": row.get("metric") == "mIoU_present",
+        "?": not row.get("confirmed"),
+    }
+    return "".join(mark for mark in MARKS if holds[mark])
+
+
+def published_score(run: dict, published: dict) -> PublishedScore | None:
+    """The printed score of the same models on the same dataset; None if there is none or the run is not standard."""
+    names = [run.get(key) for key in ("model", "clip", "vfm")]
+    for row in published.get("mIoU", []):
+        if names == [row["model"], row["clip"], row["vfm"]] and run["dataset"] in row["mIoU"] and not changes(run):
+            marks = marks_of(row)
+            remarks = [MARKS[mark] for mark in marks]
+            return PublishedScore(row["mIoU"][run["dataset"]], row.get("metric", "mIoU"), marks, remarks)
+    return None
+
+
+def published_frame(published: dict) -> pd.DataFrame:
+    """One row a published row, by model, clip and vfm ("–" for none): mIoU.DATASET, marks, trained_on, and the rest."""
+    frame = pd.json_normalize(published.get("mIoU", []))
+    frame = frame.reindex(columns=list(dict.fromkeys(["model", "clip", "vfm", "trained_on", *frame.columns])))
+    frame["marks"] = [marks_of(row) for row in published.get("mIoU", [])]
+    frame["vfm"] = frame["vfm"].astype(object).where(frame["vfm"].notna(), "–")
+    return frame.set_index(["model", "clip", "vfm"])
