@@ -1,7 +1,7 @@
 """Image and class names in, colours for every pixel out.
 
 python demo.py                                                  a synthetic scene, tiny embedded models; no network
-python demo.py scene.png --classes "sky, sea; ocean, boat"       commas between classes, "; " between names of one
+python demo.py scene.png --classes "sky, sea; ocean, boat"       commas between classes, semicolons between names of one
 python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    a photograph: real models
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
 """
@@ -18,7 +18,7 @@ from PIL import Image
 import proxyclip
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
-from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.errors import InputError, main_guard
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.files import writable_folder, write_image
 from proxyclip.image_io import read_image
@@ -27,7 +27,7 @@ from proxyclip.pictures.heatmap import heatmap
 from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend
 from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.panels import found_entries
-from proxyclip.vocabulary import Vocabulary, class_lines
+from proxyclip.vocabulary import Vocabulary, parse_classes_argument
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
 MODELS = {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}
@@ -64,18 +64,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_classes(given: str) -> list[str]:
-    """The classes of --classes: separated by commas, or one a line of a .txt file."""
-    if not given.endswith(".txt"):
-        return [name.strip() for name in given.split(",")]
-    if not Path(given).is_file():
-        raise NotFound(f"class file {given} does not exist")
-    try:
-        return class_lines(Path(given).read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise InputError(f"class file {given} is not UTF-8 text: save it as UTF-8, one class per line") from None
-
-
 @main_guard
 def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # a sentence, as errors are
@@ -97,7 +85,7 @@ def main() -> None:
         raise InputError('--classes is missing: say what to look for, e.g. --classes "cat, grass, sky"')
 
     # Validate input before loading models, so a typo does not cost a download.
-    vocabulary = Vocabulary.parse(read_classes(options.classes))
+    vocabulary = Vocabulary.parse(parse_classes_argument(options.classes))
     heatmaps = [vocabulary.classes[vocabulary.index(name)] for name in options.heatmap]
     photo = Path(options.photo)
     image = read_image(photo)  # (H, W, 3)

@@ -22,16 +22,16 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from proxyclip.reports.summary import format_score
-
+from configs.arguments import add_data_options, check_numbers, new_parser
 from configs.load import find_config, load_config, names
 from configs.published import PUBLISHED
 from datasets.segmentation import ROOT_HINT
-from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.errors import NotFound, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.methods import find_method, method_names
 from proxyclip.presets import find_preset, recorded_name
 from proxyclip.reports.run_log import append_run, parse_run, read_log
+from proxyclip.reports.summary import format_score
 from proxyclip.reports.workbook import render
 
 HERE = Path(__file__).resolve().parent
@@ -39,14 +39,12 @@ EMBEDDED_MODEL, EMBEDDED_CONFIG = "mini", "cfg_scenes"  # they know only each ot
 
 
 def parse(arguments=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on its scenes)")
     add("--methods", nargs="+", default=["proxyclip"], help=f"of {', '.join(method_names())} (default: proxyclip)")
     add("--configs", nargs="+", help="benchmarks (default: all)")
-    add("--data-root", type=Path, help="folder of all datasets (default: $PROXYCLIP_DATA, else data/)")
-    add("--workdir", type=Path, default=Path("work/eval"), help="for results (default: work/eval)")
-    add("--limit", type=int, help="only the first N images of each dataset")
+    add_data_options(parser)
     add("--resume", action="store_true", help="leave out what is done, continue what was stopped")
     add("--gpus", type=int, default=1, help="processes that share each dataset (default: 1)")
     add("--render", action="store_true", help="evaluate nothing, only write the workbook again")
@@ -73,8 +71,7 @@ class Outcome(NamedTuple):
 @main_guard
 def main(arguments=None) -> None:
     options = parse(arguments)
-    if options.gpus < 1 or (options.limit is not None and options.limit < 1):
-        raise InputError("--gpus and --limit must be at least 1")
+    check_numbers(options, gpus=1, limit=1)
     log = writable_folder(options.workdir) / "results.jsonl"
     if options.render:
         write_workbook(log)

@@ -1,4 +1,4 @@
-"""What the processor does: its name, matrix products, and our CPU kernels beside PyTorch's own."""
+"""The processor: its name, its matrix products, and our CPU kernels beside PyTorch's own."""
 
 import platform
 import statistics

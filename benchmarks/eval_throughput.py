@@ -1,13 +1,12 @@
 """How fast an evaluation is: reading alone, the model alone, both together; and whether memory stays flat.
 
     python benchmarks/eval_throughput.py                             the paper's models, with random weights
-    python benchmarks/eval_throughput.py --attention value           a faster one
+    python benchmarks/eval_throughput.py --method maskclip           a faster one
     python benchmarks/eval_throughput.py --pretend 40 --images 400   a model that only waits, as one does for a GPU
     python benchmarks/eval_throughput.py --memory 5000               no model; memory over that many images
 
 Photographs are generated: JPEGs of 500×375 pixels with labels of 21 classes, as Pascal VOC has them. A model on the
-CPU shares the cores with the workers; where other programs take part, set OMP_WAIT_POLICY=passive as well, or its
-threads wait for one another by spinning and the model alone is several times slower.
+CPU shares the cores with the workers.
 """
 
 import argparse
@@ -56,7 +55,7 @@ def generate(root: Path, count: int):
 
 
 def resized(image: np.ndarray) -> np.ndarray:
-    return resize(image, scaled_size(*image.shape[:2], config.short_side))
+    return resize(image, scaled_size(*image.shape[:2], 336))  # as ProxyCLIP does on Pascal VOC
 
 
 def megabytes() -> float:
@@ -79,7 +78,7 @@ def memory(samples, workers: int) -> None:
 
     count, marks = [0], []
 
-    def nothing(picture, size):
+    def nothing(image, size):
         count[0] += 1
         if count[0] % (len(samples) // 10) == 0:
             marks.append(megabytes())
@@ -128,10 +127,10 @@ def reading_alone(samples, workers: int) -> float:
 
 
 def model_alone(predict, ready: list, count: int) -> float:
-    """Images/s of pictures that are in memory."""
+    """Images/s of images that are in memory."""
     started = time.perf_counter()
-    for picture, size in islice(cycle(ready), count):
-        predict(picture, size)
+    for image, size in islice(cycle(ready), count):
+        predict(image, size)
     return count / (time.perf_counter() - started)
 
 
@@ -142,9 +141,9 @@ def together(predict, samples, options) -> tuple[float, float]:
 
     calls = []
 
-    def clocked(picture, size):
+    def clocked(image, size):
         calls.append(time.perf_counter())
-        return predict(picture, size)
+        return predict(image, size)
 
     started = time.perf_counter()
     evaluate(clocked, samples, 21, resized, Settings(options.workers), limit=options.images)
@@ -152,24 +151,27 @@ def together(predict, samples, options) -> tuple[float, float]:
 
 
 def model_to_measure(options) -> tuple:
-    """A function from a picture to labels, and what it is."""
+    """A function from an image to labels, and its description."""
     import torch
 
     import proxyclip
-    from eval import predictor
+    from proxyclip.vocabulary import Vocabulary
 
     if options.pretend:
 
-        def wait(picture, size):
+        def wait(image, size):
             """Takes 1 / pretend seconds, whatever the processor is doing meanwhile."""
             time.sleep(1 / options.pretend)
             return np.zeros(size, np.int64)
 
         return wait, "waiting only"
-    model = proxyclip.load(
-        clip=options.clip, vfm=options.vfm, attention=options.attention, device=options.device, templates="{}"
-    )
-    predict = predictor(model, config.queries, config.threshold, options.batch_windows)
+    models = {"clip": options.clip} | ({"vfm": options.vfm} if options.method == "proxyclip" else {})
+    model = proxyclip.load(method=options.method, **models, device=options.device, templates="{}")
+    vocabulary = Vocabulary.parse(config.queries)
+
+    def predict(image, size):
+        return model.predict(image, size, vocabulary, config.threshold, options.batch_windows).labels.cpu().numpy()
+
     return predict, f"{options.clip} on {model.device}, {torch.get_num_threads()} threads"
 
 
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that read (default: 2)")
     parser.add_argument("--clip", default="ViT-B-16:random")
     parser.add_argument("--vfm", default="dino-vitb8:random")
-    parser.add_argument("--attention", default="proxy")
+    parser.add_argument("--method", default="proxyclip", help="proxyclip (default), maskclip or clip")
     parser.add_argument("--batch-windows", type=int)
     parser.add_argument("--pretend", type=float, metavar="IMAGES/S", help="no model: wait as long as such a one takes")
     parser.add_argument("--device", default="auto")

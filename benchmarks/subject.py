@@ -1,4 +1,4 @@
-"""What `speed.py` measures: tasks, and a full-size model with random weights that does them in two ways."""
+"""The tasks of `speed.py`, and a full-size model with random weights that does them in two ways."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from proxyclip.label_rule import label_map
 
 @dataclass(frozen=True)
 class Task:
-    """An image (H, W), how many classes are looked for, and what its short side is resized to."""
+    """An image (H, W), the number of classes, and the length that its short side is resized to."""
 
     height: int
     width: int

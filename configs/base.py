@@ -56,6 +56,8 @@ class EvalConfig:
         for name, least in (("short_side", 0), ("crop", 0), ("stride", 1)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name} must be a whole number of pixels, at least {least}, not {value}")
+        if self.crop and self.stride and self.stride > self.crop:
+            raise InputError(f"stride {self.stride} is larger than crop {self.crop}: windows would leave gaps")
         self._check_background()
         if self.split not in self.data.splits:
             raise InputError(

@@ -59,7 +59,7 @@ def archives(dataset: str, split: str) -> list[Archive]:
 def how_to_unpack(dataset: str, split: str) -> str:
     """One clause for error messages; the addresses are left to the doctor, for they are long."""
     steps = [f"get {archive.file} and {archive.place}" for archive in archives(dataset, split)]
-    return "; ".join([*steps, "python doctor.py prints the addresses"] if steps else [])
+    return f"{', '.join(steps)} (python doctor.py prints the addresses)" if steps else ""
 
 
 def table() -> str:

@@ -82,3 +82,10 @@ def usable(path: str | os.PathLike) -> Path:
     except UnicodeEncodeError:  # a lone surrogate, or a system whose file names are ASCII
         pass
     raise InputError(f"no file can have the name {os.fspath(path)!r}: it holds a character that is not allowed")
+
+
+def write_json(path: str | os.PathLike, value) -> Path:
+    """Writes a value as JSON, as a whole."""
+    import json
+
+    return write_whole(Path(path), lambda file: file.write(json.dumps(value).encode()))

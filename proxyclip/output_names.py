@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from proxyclip.errors import InputError
-from proxyclip.vocabulary import SEPARATOR
+from proxyclip.vocabulary import split_names
 
 MOST_BYTES = 220  # of a file name; file systems take 255, but programs that write files add to their names
 CLASS_BYTES = 60  # of a class's part of it
@@ -45,7 +45,7 @@ def class_parts(names) -> list[str]:
     """A distinct part of a file name for each class: letters and digits of its first name."""
     parts, used = [], Counter()
     for name in names:
-        plain = re.sub(r"\W+", "_", unicodedata.normalize("NFC", name.split(SEPARATOR)[0])).strip("_")
+        plain = re.sub(r"\W+", "_", unicodedata.normalize("NFC", split_names(name)[0])).strip("_")
         part = plain.encode()[:CLASS_BYTES].decode(errors="ignore") or "class"
         used[part.casefold()] += 1  # some file systems take "Car" and "car" for one name
         count = used[part.casefold()]

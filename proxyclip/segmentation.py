@@ -17,7 +17,7 @@ from proxyclip.pictures.heatmap import heatmap, quantised
 from proxyclip.pictures.legend import font_size, with_caption, with_legend
 from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.palette import class_colours
-from proxyclip.vocabulary import SEPARATOR
+from proxyclip.vocabulary import split_names
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Segmentation:
 
     labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. A pixel's label is the class of its most
     similar single name, or 0 where the confidence lies below the threshold that was asked for.
-    confidence: (H, W) float32, 0 to 1: the probability of the winning class, that is the softmax over all names, summed
-    over the class's names. Where the threshold made the label 0, it is still that of the class that had won. It
-    depends on which other names were given, and is not calibrated.
+    confidence: (H, W) float32: the score that decided, which the threshold is compared with. For training-free methods
+    it is the probability of the winning class's best name in the softmax over all names, 0 to 1: another name of the
+    same class takes its share of it, and it is not calibrated.
     classes: the names as given, "car; truck" for a class with two.
     image: (H, W, 3) uint8 RGB, the image that was segmented.
     settings: how it was made.
@@ -71,7 +71,7 @@ class Segmentation:
     def legend_entries(self) -> list[tuple[str, float, np.ndarray]]:
         """First name, share of the pixels and colour of each class that was found, the largest first."""
         found = [
-            (name.split(SEPARATOR)[0].strip(), area, colour)
+            (split_names(name)[0], area, colour)
             for (name, area), colour in zip(self.areas().items(), self.colours(), strict=True)
             if area > 0
         ]

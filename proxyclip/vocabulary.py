@@ -155,7 +155,7 @@ def read_class_file(path: str | Path) -> str:
             raise InputError(f"class file {path} is not a regular file")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"class file {path} is not UTF-8 text; save it as UTF-8, one class a line") from None
+        raise InputError(f"class file {path} is not UTF-8 text: save it as UTF-8, one class per line") from None
     except FileNotFoundError:
         raise NotFound(f"class file {path} does not exist") from None
     except OSError as error:

@@ -6,9 +6,11 @@ import pytest
 
 from configs.base import EvalConfig
 from configs.class_file import WORDS, read_words
-from configs.load import load_config, names, override
+from configs.load import load_config, names
+from configs.overrides import read_overrides
 from datasets.segmentation import SegmentationData, Split
 from proxyclip.errors import InputError, NotFound
+from proxyclip.methods.proxyclip import Options
 
 # classes, queries, short side, crop, stride, threshold, background, validation images
 PUBLISHED = {
@@ -29,12 +31,13 @@ PUBLISHED = {
 def test_published_settings(name):
     config = load_config(name)
     queries = [word for line in config.queries for word in line.split("; ")]
+    options = replace(Options(), **config.model_options)  # of a preset without values of its own
     assert PUBLISHED[name] == (
         len(config.data.classes),
         len(queries),
-        config.short_side,
-        config.crop,
-        config.stride,
+        options.short_side,
+        options.crop,
+        options.stride,
         config.threshold,
         config.background,
         config.data.splits["val"].count,
@@ -99,16 +102,17 @@ DATA = SegmentationData(name="d", folder="d", classes=("background", "cat"), spl
 @pytest.mark.parametrize(
     "fields, sentence",
     [
-        ({"short_side": 0}, "short_side must be a whole number"),
+        ({"short_side": -1}, "short_side must be a whole number of pixels, at least 0, not -1"),
+        ({"stride": 0}, "stride must be a whole number of pixels, at least 1, not 0"),
         ({"crop": 33.5}, "crop must be a whole number"),
         ({"stride": True}, "stride must be a whole number"),
-        ({"stride": 337}, "windows would leave gaps"),
+        ({"crop": 336, "stride": 337}, "windows would leave gaps"),
         ({"background": "vocabularly"}, "background must be one of"),
         ({"background": "threshold"}, "needs a threshold"),
         ({"background": "vocabulary"}, "prompts must hold the words"),
         ({"threshold": 0.5}, "does not go with background=none"),
         ({"threshold": 20.0, "background": "threshold"}, "between 0 and 1"),
-        ({"threshold": "low", "background": "threshold"}, "between 0 and 1"),
+        ({"threshold": "low", "background": "threshold"}, "threshold must be a finite number or none, not 'low'"),
         ({"prompts": {"cats": "tiger"}}, "d has no class 'cats'; did you mean cat"),
         ({"split": "test"}, "d has no split 'test'; Known: val"),
     ],
@@ -121,6 +125,10 @@ def test_config_that_contradicts_itself(fields, sentence):
 def test_background_needs_a_background_class():
     with pytest.raises(InputError, match="class 0 of voc20 is aeroplane"):
         replace(load_config("voc20"), background="threshold", threshold=0.2)
+
+
+def override(config, settings: list[str]):
+    return read_overrides(config, settings, "proxyclip").config
 
 
 def test_background_modes_change_the_queries():
@@ -136,9 +144,6 @@ def test_protocol_tells_runs_apart(tmp_path):
     voc21 = load_config("voc21")
     (tmp_path / "words.txt").write_text("\n".join(f"thing {i}" for i in range(21)))
     changes = {
-        "short_side": "448",
-        "crop": "224",
-        "stride": "56",
         "threshold": "0.3",
         "split": "train",
         "words": tmp_path / "words.txt",
@@ -184,7 +189,15 @@ from datasets.segmentation import SegmentationData, Split
         ("VOC = replace(VOC20, palete=())\nconfig = 1", "SegmentationData has no field 'palete'; did you mean palette"),
         ("config = Split(images='{}', label='{}')", "Split has no field 'label'; did you mean labels"),
         ("config = EvalConfig()", "missing 1 required positional argument: 'data'"),
-        ("config = EvalConfig(data=VOC20, stride=999)", "stride 999 is larger than crop"),
+        ("config = EvalConfig(data=VOC20, crop=224, stride=999)", "stride 999 is larger than crop 224"),
+        ("config = EvalConfig(data=VOC20, short_side='448')", "short_side must be a whole number or none, not '448'"),
+        (
+            "config = EvalConfig(data=VOC20, logit_scale=float('nan'))",
+            "logit_scale must be a finite number or none, not nan",
+        ),
+        ("config = EvalConfig(data=SegmentationData)", "data must be a dataset, such as SegmentationData"),
+        ("config = EvalConfig", "`config` is EvalConfig, not a value EvalConfig"),
+        ("config = 1", "`config` is int, not a value EvalConfig"),
         ("config = EvalConfig(data=VOC22)", "name 'VOC22' is not defined"),
         ("config = EvalConfig(data=VOC20", "was never closed"),
         ("configuration = 1", "does not set `config`"),
@@ -201,16 +214,30 @@ def test_bad_config_file_gets_one_sentence(tmp_path, text, sentence):
 
 def test_settings():
     config = override(load_config("voc21"), ["short_side=448", "threshold=none", "split=train"])
-    assert (config.short_side, config.threshold, config.split, config.crop) == (448, None, "train", 336)
+    assert (config.short_side, config.threshold, config.split, config.crop) == (448, None, "train", None)
+    assert config.model_options == {"short_side": 448}
+    assert override(config, ["crop=0", "logit_scale=50"]).model_options == {
+        "short_side": 448, "crop": 0, "logit_scale": 50.0,
+    }  # fmt: skip
+
+
+def test_settings_of_the_model():
+    given = ["beta=1.4", "clip=ViT-L-14:openai", "vfm_layer=3", "templates=a {}.", "crop=224"]
+    overrides = read_overrides(load_config("voc20"), given, "proxyclip")
+    assert overrides.model == {"beta": 1.4, "clip": "ViT-L-14:openai", "vfm_layer": 3, "templates": ("a {}.",)}
+    assert overrides.config.crop == 224 and overrides.standard.crop is None
 
 
 @pytest.mark.parametrize(
     "setting, sentence",
     [
-        ("shortside=448", "there is no field 'shortside'; did you mean short_side"),
+        ("shortside=448", "proxyclip has a field 'shortside'; did you mean short_side"),
         ("short_side", "write FIELD=VALUE"),
-        ("data=1", "there is no field 'data'"),
-        ("crop=abc", "crop must be a whole number of pixels, at least 1, not 'abc'"),
+        ("data=1", "proxyclip has a field 'data'"),
+        ("beta=high", "beta must be a finite number, not 'high'"),
+        ("gamma=inf", "gamma must be a finite number, not 'inf'"),
+        ("vfm_layer=1.5", "vfm_layer must be a whole number or none, not '1.5'"),
+        ("crop=abc", "crop must be a whole number or none, not 'abc'"),
         ("words=nowhere.txt", "no class file nowhere.txt"),
     ],
 )
@@ -235,7 +262,7 @@ def test_class_file_replaces_the_words(tmp_path):
         ("cat\ndog; \n", "line 2: an empty name"),
         ("cat\ndog\n cat \n", "line 3: 'cat' is line 1 already"),
         ("", "has 0 lines"),
-        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
 def test_bad_class_file(tmp_path, text, sentence):

@@ -131,6 +131,13 @@ def test_pictures_and_report(tmp_path, model):
     }  # fmt: skip
 
 
+def test_runs_in_one_workdir_do_not_overwrite_each_other_s_files(tmp_path, model):
+    for more in ([], ["--set", "gamma=5"], ["--limit", "1"]):
+        evaluate("cfg_voc20", tmp_path, *model, *more, "--save-predictions", "--show-dir", tmp_path / "show")
+    for folder in (tmp_path / "out" / "predictions", tmp_path / "show"):
+        assert sorted(len(list(run.iterdir())) for run in folder.iterdir()) == [1, 2, 2]
+
+
 def test_resume_after_the_end_computes_nothing_again(tmp_path, model, capsys):
     first = evaluate("cfg_voc20", tmp_path, *model)
     assert evaluate("cfg_voc20", tmp_path, *model, "--resume") == first

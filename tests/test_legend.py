@@ -33,7 +33,7 @@ def texts(monkeypatch) -> list[str]:
 
 
 def test_a_legend_lists_what_is_there_largest_first(texts):
-    result = stripes(400, 600, ("road; street", "car", "sky", "cow"))
+    result = stripes(400, 600, ("road;street", "car; truck", "sky", "cow"))
     result.labels[:] = 0
     result.labels[:, 150:] = 2
     result.labels[0, :2] = 1

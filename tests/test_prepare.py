@@ -516,7 +516,7 @@ def test_killed_in_the_middle_of_a_file(processes, tmp_path):
     first = subprocess.run(command, capture_output=True, env=surroundings, timeout=60)
     assert first.returncode in ({-signal.SIGKILL} if processes == 1 else {1})
     assert all(path.read_text() == f"whole{path.name}" for path in out.iterdir() if not path.name.startswith("."))
-    assert [path.read_text() for path in out.glob(".5.*")] == ["whole"]
+    assert "whole" in [path.read_text() for path in out.glob(".*.tmp")]
     done = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if not path.name.startswith(".")}
     bomb.unlink()
     subprocess.run(command, check=True, capture_output=True, env=surroundings, timeout=60)

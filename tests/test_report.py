@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from fake_benchmark import CLASSES, Item, Samples, predict, resized
 from PIL import Image
-from proxyclip.evaluation.counting import Settings
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation import metrics as metric
+from proxyclip.evaluation.counting import Settings
 from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.pictures.charts import Bar, bar_chart, stack
 from proxyclip.reports.confusions import largest_confusions

@@ -21,7 +21,7 @@ CLASSES = ["cat", "dog; hound", "sky"]
 
 
 class ToyHead(Segmentor):
-    """Scores of colours: each class has P = 2 prompts, of which the better one counts; a global view besides windows."""
+    """Scores of colours: the better of a class's P = 2 prompts counts; a global view besides windows."""
 
     method = "Toy"
     queries = "names"

@@ -309,8 +309,9 @@ def test_a_text_tower_in_training_is_not_cached(clip):
     assert not torch.equal(encode_names(clip, NAMES, ("a {}",)), before)
 
 
-def test_a_frozen_text_tower_is_cached_in_training(clip, encoded):
-    clip.requires_grad_(False).train()
+@pytest.mark.parametrize(("trainable", "training"), [(False, True), (True, False)])
+def test_a_text_tower_that_is_frozen_or_evaluated_is_cached(clip, encoded, trainable, training):
+    clip.requires_grad_(trainable).train(training)
     assert encode_names(clip, NAMES, ("a {}",)) is encode_names(clip, NAMES, ("a {}",))
     assert encoded == [1, 1, 1]
 

@@ -196,7 +196,7 @@ def test_unusable_class_files(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     os.mkfifo(tmp_path / "pipe.txt")
     for name, sentence in [
-        ("latin.txt", "is not UTF-8 text; save it as UTF-8"),
+        ("latin.txt", "is not UTF-8 text: save it as UTF-8"),
         ("folder.txt", "is not a regular file"),
         ("pipe.txt", "is not a regular file"),
         ("x" * 300 + ".txt", "cannot read class file .*name too long"),

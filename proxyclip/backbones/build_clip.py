@@ -101,7 +101,7 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
 
 
 def read_folder_config(file: Path) -> dict:
-    """open_clip_config.json, with at least what is read of it here."""
+    """The contents of open_clip_config.json; InputError unless it has the entries that are used here."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         config = settings["model_cfg"]
@@ -150,7 +150,7 @@ def fetch(name: str, tag: str) -> Path:
 
 
 def check_plain(name: str, config: dict) -> None:
-    """Refuses what the walk of proxyclip.backbones.clip does not cover, before anything is built."""
+    """Refuses models that the walk of proxyclip.backbones.clip does not cover, before anything is built."""
     if not is_plain(config):
         raise InputError(
             f"CLIP {name!r} has no plain vision transformer whose last block has values to take; "

@@ -1,4 +1,4 @@
-"""CLIP's image tower, walked from outside through open_clip's public attributes, and what leads to its text tower.
+"""CLIP's image tower, walked from outside through open_clip's public attributes, and its text tower.
 
 Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E joint embedding width.
 """
@@ -16,7 +16,7 @@ class DenseCLIP(nn.Module):
     """An open_clip model that gives an embedding for every patch instead of one for the image.
 
     `model` is an open_clip CLIP with a plain vision transformer, `tokenizer` its tokenizer, `mean` and `std` the
-    colours it was trained with, `name` what records call it.
+    colours it was trained with, `name` its name in records.
     """
 
     def __init__(self, model: nn.Module, tokenizer, mean, std, name: str):
@@ -43,12 +43,12 @@ class DenseCLIP(nn.Module):
 
     @property
     def activation(self) -> str:
-        """What stands between the layers of both towers' MLPs: "QuickGELU" or "GELU"."""
+        """The activation function of both towers: "QuickGELU" or "GELU"."""
         return type(self.visual.transformer.resblocks[0].mlp.gelu).__name__
 
     @property
     def fingerprint(self) -> str:
-        """Of all that text embeddings depend on: the weights as they are now, and what is not among them.
+        """Of all that text embeddings depend on: the weights as they are now, and settings that no weight holds.
 
         Some published weights go with QuickGELU, and open_clip builds the same architecture with either.
         """
@@ -81,7 +81,7 @@ class DenseCLIP(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter the first block.
 
-        Rows and columns beyond the last whole patch are not seen.
+        Rows and columns beyond the last whole patch are ignored.
         """
         visual = self.visual
         patches = visual.conv1(self.normalise(images).to(self.dtype))  # (B, D, h, w)
@@ -97,7 +97,7 @@ class DenseCLIP(nn.Module):
         return tokens
 
     def values(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> (B, D, h, w): what the last block's attention would mix, per patch."""
+        """(B, 3, H, W) RGB in [0, 1] -> (B, D, h, w): each patch's value in the last block's attention."""
         block = self.visual.transformer.resblocks[-1]
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
         width = weight.shape[1]
@@ -127,7 +127,7 @@ class DenseCLIP(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (B, L) -> joint embeddings (B, E), not normalised.
 
-        The text transformer is causal and read at the end-of-text token, so what follows that token is not computed:
+        The text transformer is causal and read at the end-of-text token, so positions after that are not computed:
         a prompt of 12 tokens costs 12 of the 77 positions.
         """
         model = self.model

@@ -21,7 +21,7 @@ from proxyclip.errors import InputError
 
 ROWS = 128  # query rows at a time: 12 heads' weights for 1800 tokens are then 5 MB and stay in a processor's cache
 TRIALS = 6
-GAIN = 1.25  # what oneDNN must be faster by: a smaller gain would make the choice depend on what else runs
+GAIN = 1.25  # oneDNN must be faster by this factor, or chance would decide where both take about as long
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ def convolutions_are_faster(dtype: torch.dtype) -> bool:
 def measure(dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a linear layer as a matrix product and as a convolution: the best of a few alternating trials.
 
-    On one thread and in that thread's own time, so that what else runs on the machine hardly counts.
+    On one thread and in that thread's own time, so that other processes hardly matter.
     """
     tokens, weight = torch.ones(1, 256, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
     seconds = {F.linear: [], convolution: []}

@@ -32,7 +32,7 @@ def resample(table: Tensor, size: tuple[int, int], offset: float | None = None, 
 
 
 def sampling_matrix(length: int, out: int, offset: float | None, antialias: bool, device: torch.device) -> Tensor:
-    """(out, length), float32, on `device`: what F.interpolate does to one axis, cached."""
+    """(out, length), float32, on `device`: the matrix by which F.interpolate resamples one axis, cached."""
 
     def make() -> Tensor:
         # On the CPU for every device, and outside inference mode: MPS has no antialiased bicubic resampling, and a

@@ -72,7 +72,7 @@ def exact_float32(device: torch.device):
 
 
 class ExactProducts:
-    """Counts who asked for exact products and convolutions; the first one in saves the settings, the last restores."""
+    """Counts the callers inside `exact_float32`: the first in saves the settings, the last out restores them."""
 
     def __init__(self):
         self.lock, self.inside, self.restore = threading.Lock(), 0, None

@@ -9,8 +9,7 @@ import torch
 def fixed_seed():
     """Inside, random weights are made on the CPU in float32, from a seed of their own: the same ones every time.
 
-    Afterwards the caller's generators go on as if nothing had been drawn. torch.manual_seed would also reseed those of
-    every accelerator.
+    The caller's generators are left as they were; torch.manual_seed would also reseed those of every accelerator.
     """
     generator, dtype = torch.default_generator, torch.get_default_dtype()
     state = generator.get_state()

@@ -102,7 +102,7 @@ def check_types(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -
 
 
 def kind_of(tensor: Tensor) -> str:
-    """What numbers a tensor holds."""
+    """The kind of numbers that a tensor holds."""
     if tensor.is_floating_point():
         return "floating point"
     return "complex" if tensor.is_complex() else "bool" if tensor.dtype == torch.bool else "integer"
@@ -167,8 +167,8 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 def signs_of_change(weights: Iterable[Tensor]) -> tuple:
     """Equal for the same tensors at two times if nothing was written to them in between; cheap where they are large.
 
-    PyTorch counts what is written to a tensor, except through `.data`, as some training code does. Sixteen values of
-    each tensor show that as well: a training step changes all of them.
+    PyTorch counts the writes to a tensor, except those through `.data`, which some training code uses. Sixteen values
+    of each tensor reveal those as well, for a training step changes all values.
     """
     weights = [weight.detach() for weight in weights]
     versions = tuple(0 if weight.is_inference() else weight._version for weight in weights)

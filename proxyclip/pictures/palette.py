@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from proxyclip.vocabulary import SEPARATOR
+from proxyclip.vocabulary import split_names
 
 # linear sRGB -> cone responses -> OKLab
 TO_CONES = np.array(
@@ -90,5 +90,5 @@ def class_colours(names: list[str]) -> np.ndarray:
 
 def hashed(name: str) -> bytes:
     """Of a class's first name; any text that Python can hold has a hash, lone surrogates included."""
-    first = name.split(SEPARATOR)[0].strip().casefold()
+    first = split_names(name)[0].casefold()
     return hashlib.sha256((SALT + first).encode(errors="surrogatepass")).digest()

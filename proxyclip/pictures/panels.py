@@ -6,6 +6,7 @@ from PIL import Image
 from proxyclip.pictures.display import display_size, nearest, smooth
 from proxyclip.pictures.legend import PAPER, font_size, joined, with_caption, with_legend
 from proxyclip.pictures.overlay import overlay
+from proxyclip.vocabulary import split_names
 
 NOT_SCORED, GAP, ALPHA = (190, 190, 190), 8, 0.75  # colour of void pixels; pixels between panels; weight of colours
 
@@ -17,7 +18,7 @@ def panels(image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, 
     the ground truth is void, which is grey. colours: (K, 3) of the K classes.
     """
     size = image.shape[:2]
-    names = [*(str(name).split(";")[0].strip() for name in classes), "not scored"]
+    names = [*(split_names(str(name))[0] for name in classes), "not scored"]
     colours = np.array([*colours, NOT_SCORED], np.uint8)  # (K + 1, 3)
     maps = {
         "ground truth": nearest(np.where(ground_truth < 0, len(classes), ground_truth), size),  # (h, w)

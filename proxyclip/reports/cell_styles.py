@@ -25,7 +25,8 @@ NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 def write(cell, value, font: Font = PLAIN) -> None:
     """Puts a value into a cell: a number, a text that no program takes for a formula, or nothing for None and NaN."""
-    cell.font = font
+    if font is not PLAIN:  # the font of every new cell; setting one takes longer than all the rest
+        cell.font = font
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return
     if isinstance(value, (int, float)) and not isinstance(value, bool):

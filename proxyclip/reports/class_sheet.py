@@ -16,20 +16,19 @@ def class_sheet(sheet, figures: pd.DataFrame) -> None:
     shares = 100 * labelled / max(labelled.sum(), 1)
     titles = [" ".join(name for name in names if name != "–") for names in runs[NAMES].itertuples(index=False)]
     double_header(sheet, ["label", "class", "% of pixels"], titles, ("IoU", "Acc"))
-    by_run = [
-        (standard, own.set_index("class").reindex(classes))
-        for standard, (_, own) in zip(runs["standard"], figures.groupby(NAMES, sort=False), strict=True)
-    ]
-    for label, name in enumerate(classes):
+    by_run = [own.set_index("class").reindex(classes) for _, own in figures.groupby(NAMES, sort=False)]
+    columns = [list(zip(own["IoU"], own["Acc"], strict=True)) for own in by_run]
+    comparable = [4 + 2 * place for place, standard in enumerate(runs["standard"]) if standard]
+    for label, (name, share) in enumerate(zip(classes, shares, strict=True)):
         number = label + 3
         write(sheet.cell(number, 1), label)
         sheet.cell(number, 1).alignment = CENTRE
         write(sheet.cell(number, 2), name)
-        score(sheet.cell(number, 3), float(shares[name]))
-        for place, (_, own) in enumerate(by_run):
-            score(sheet.cell(number, 4 + 2 * place), own.at[name, "IoU"])
-            score(sheet.cell(number, 5 + 2 * place), own.at[name, "Acc"])
+        score(sheet.cell(number, 3), share)
+        for place, column in enumerate(columns):
+            for offset, value in enumerate(column[label]):
+                score(sheet.cell(number, 4 + 2 * place + offset), value)
         if len(by_run) > 1:
-            bold_best([sheet.cell(number, 4 + 2 * place) for place, (standard, _) in enumerate(by_run) if standard])
+            bold_best([sheet.cell(number, column) for column in comparable])
     rules(sheet, 3 + 2 * len(by_run), {3 + len(classes)})
     fit(sheet, 2, frozen="D3")

@@ -125,20 +125,21 @@ def filled(data, value):
 
 def classes_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
     """One row a class and run, for the runs of `chosen`: its row of names, class, IoU, Acc, labelled, predicted."""
+    names = [*NAMES, "dataset", "standard", "images"]
     rows = [
-        {**figures, **chosen.loc[index, [*NAMES, "dataset", "standard", "images"]], "class": name}
-        for index in chosen.index
+        {**figures, **own, "class": name}
+        for index, own in chosen[names].to_dict("index").items()
         for name, figures in runs[index].get("per_class", {}).items()
     ]
-    columns = [*NAMES, "dataset", "standard", "images", "class", "IoU", "Acc", "labelled", "predicted"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*names, "class", "IoU", "Acc", "labelled", "predicted"])
 
 
 def zero_shot_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
     """One row a run and set of unseen classes, for the runs of `chosen`."""
+    names = ["dataset", *NAMES]
     rows = [
-        {**scores, **chosen.loc[index, ["dataset", *NAMES]], "split": split}
-        for index in chosen.index
+        {**scores, **own, "split": split}
+        for index, own in chosen[names].to_dict("index").items()
         for split, scores in runs[index].get("zero_shot", {}).items()
     ]
-    return pd.DataFrame(rows, columns=["dataset", *NAMES, "split", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"])
+    return pd.DataFrame(rows, columns=[*names, "split", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"])

@@ -113,3 +113,9 @@ def read_log(path: Path) -> tuple[list[dict], list[str]]:
         else:
             runs.append(run)
     return runs, notes
+
+
+def find_run(path: Path, protocol: dict, with_skipped: bool) -> dict | None:
+    """The newest run of exactly that protocol, or None; with_skipped: also one that left images out."""
+    runs = [run for run in read_log(path)[0] if run.get("protocol") == protocol]
+    return next((run for run in reversed(runs) if with_skipped or not run.get("skipped")), None)

@@ -4,7 +4,7 @@ A family of VFMs is one file of this folder, and the file's name is the family's
 
     VARIANTS: dict[str, Variant]      the published weights; 'vitb8' in dino.py is known as 'dino-vitb8'
     DEFAULT: str                      the variant that the family's bare name stands for
-    FEATURES: tuple[str, ...]         what it can give: "tokens", and perhaps more
+    FEATURES: tuple[str, ...]         the features it can give: "tokens", and perhaps more
     load(variant, source, options)    the model; `source` is None (download), "random", a file, or a folder
 
 Files whose name starts with an underscore are parts that families share. A VFM is an nn.Module with the attributes
@@ -78,7 +78,7 @@ def load(
     model = family(kind).load(variant, source, Options(features, layer, window))
     from_folder = source is not None and Path(source).is_dir()
     model.name = f"{kind}:{source}" if from_folder or not variant else f"{kind}-{variant}"
-    # A record of a run tells by the name what was looked at, where it is not the usual.
+    # Records identify a model by its name, so features and layers other than the default are part of it.
     if features != "tokens":
         model.name += f" {features}"
     if layer is not None:

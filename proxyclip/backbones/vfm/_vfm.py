@@ -1,4 +1,4 @@
-"""What every family uses: a variant's facts, the caller's options, and the base class that normalises."""
+"""Parts that every family uses: a variant's facts, the caller's options, and the base class that normalises."""
 
 from dataclasses import dataclass
 
@@ -27,13 +27,13 @@ class Variant:
 
     @property
     def megabytes(self) -> float:
-        """What a download takes: every parameter in float32."""
+        """The size of a download: every parameter in float32."""
         return self.parameters * 4 / 1e6
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller of `proxyclip.backbones.vfm.load` can choose; a family uses what concerns it."""
+    """The choices of a caller of `proxyclip.backbones.vfm.load`; a family uses those that concern it."""
 
     features: str = "tokens"
     layer: int | None = None

@@ -119,6 +119,6 @@ def fetch(name: str) -> Path:
         download(name, ("model.safetensors", "pytorch_model.bin"), f"hf:{name}", "--checkpoint-vfm")
     except NotFound as error:
         raise NotFound(f"{error}, or put the repository's files into one folder and name it: hf:FOLDER") from None
-    with suppress(NotFound):  # not every repository has one; `statistics` says what is then used
+    with suppress(NotFound):  # not every repository has one; `statistics` says which values are used then
         download(name, ("preprocessor_config.json",), f"hf:{name}", "--checkpoint-vfm")
     return config.parent

@@ -54,7 +54,7 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
-    """What `attention` computes, (B, h, w, D) -> (B, h, w, D), without its N x N matrices (800 MB an image).
+    """The output of `attention`, (B, h, w, D) -> (B, h, w, D), without its N x N matrices (800 MB an image).
 
     The score of query i and key j is q_i·k_j + q_i·row(i, j) + q_i·column(i, j), and the last two depend on j through
     its row and its column alone. So they are part of one longer inner product: the query brings its h + w values
