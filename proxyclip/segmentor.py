@@ -18,7 +18,7 @@ from proxyclip.label_rule import LabelMap, LabelRule, label_map
 from proxyclip.segmentation import Segmentation
 from proxyclip.sliding import SlidingWindows, score_images, windows_per_batch
 from proxyclip.stitching import WindowScores
-from proxyclip.vocabulary import Vocabulary, warn_unknown
+from proxyclip.vocabulary import Vocabulary, list_of_names, warn_unknown
 
 ONE_WINDOW = 1024  # pixels of an image that is neither cut nor resized, for the size of a batch
 
@@ -112,7 +112,7 @@ class Segmentor(nn.Module):
     ) -> Iterator[Segmentation]:
         """As `segment`, one result at a time, for more images than fit in memory."""
         vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.parse(classes)
-        keep = [vocabulary.index(name) for name in probabilities]
+        keep = [vocabulary.index(name) for name in list_of_names(probabilities, "probabilities")]
         rule = self.rule(threshold)
         warn_unknown(vocabulary, self.known_words)
         settings = self.settings() | {"threshold": rule.threshold}

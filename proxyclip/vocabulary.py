@@ -80,7 +80,7 @@ def list_of_names(names, what: str) -> tuple[str, ...]:
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise InputError(f"{what}: entry {index} is {reprlib.repr(name)}, not a text")
-    return tuple(map(str, names))  # NumPy's own texts become plain ones
+    return names if {*map(type, names)} <= {str} else tuple(map(str, names))  # NumPy's own texts become plain ones
 
 
 def split_names(text: str) -> tuple[str, ...]:

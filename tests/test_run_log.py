@@ -13,7 +13,7 @@ from proxyclip.errors import InputError
 from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.reports import workbook
 from proxyclip.reports.frames import read_runs
-from proxyclip.reports.run_line import ABSENT, CHECKS, parse_run
+from proxyclip.reports.run_line import ABSENT, CHECKS, MOST_SETTINGS, parse_run
 from proxyclip.reports.run_log import append_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
 
@@ -75,6 +75,12 @@ def test_every_checked_field_refuses_something():
     assert parse_run(json.dumps(LINE).encode()) is not None
     for field in CHECKS:
         assert parse_run(json.dumps(LINE | {field: [["odd"]]}).encode()) is None, field
+
+
+def test_more_settings_than_a_sheet_has_columns_make_a_line_invalid():
+    many = {f"field {i}": i for i in range(MOST_SETTINGS + 1)}
+    for odd in ({"protocol": many}, {"changed": many}, {"protocol": {"limit": "x"}}):
+        assert parse_run(json.dumps(LINE | odd).encode()) is None
 
 
 def test_a_field_that_is_absent_reads_as_nothing():

@@ -117,6 +117,7 @@ def test_one_at_a_time(model, photograph):
         (CLASSES, {"batch_windows": 0}, "batch_windows is 0"),
         (CLASSES, {"batch_windows": -3}, "batch_windows is -3"),
         (CLASSES, {"probabilities": ["skj"]}, "'skj' is none of the classes; did you mean sky"),
+        (CLASSES, {"probabilities": "sky"}, "probabilities must be a list of names, not the single text"),
         (CLASSES, {"max_pixels": 100}, "more than max_pixels=100"),
     ],
 )
