@@ -125,7 +125,8 @@ def plan_of(options, overrides: Overrides, standard: bool = False):
 def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabulary, ranks) -> Run:
     model = planned.build()
     protocol = protocol_of(options.config, overrides.config, model, samples, options.limit)
-    changed = changes(overrides, planned, plan_of(options, overrides, standard=True), protocol["limit"])
+    standard = plan_of(options, overrides, standard=True)
+    changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"])
     return Run(options, overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed)
 
 

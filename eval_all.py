@@ -80,7 +80,7 @@ def main(arguments=None) -> None:
     outcomes = []
     for number, task in enumerate(tasks, start=1):
         print(f"[{number}/{len(tasks)}] {task.model}, {task.method} on {task.config.stem}", flush=True)
-        outcomes.append((task, run(options, task, log)))
+        outcomes.append((task, run(options, task)))
     write_workbook(log)
     print("\n" + table(outcomes))
     print(f"\nwritten to {log} and {log.with_suffix('.xlsx')}")
@@ -102,20 +102,20 @@ def tasks_of(options) -> list[Task]:
     return tasks
 
 
-def run(options, task: Task, log: Path) -> Outcome:
+def run(options, task: Task) -> Outcome:
     """Evaluates a task, or notes why that cannot be done."""
     data = load_config(task.config).data
     try:
         data.locate(options.data_root)
     except NotFound as error:
-        note(task, data.name, log, "missing", str(error))
+        note(options, task, data.name, "missing", str(error))
         return Outcome("missing", why=str(error))
     with tempfile.TemporaryDirectory() as folder:
         line = Path(folder) / "line.json"
         code, reason = watched([*command(options, task), "--json", str(line)])
         if not code:
             return Outcome("done", parse_run(line.read_bytes()))
-    note(task, data.name, log, "failed", reason)
+    note(options, task, data.name, "failed", reason)
     return Outcome("failed", why=reason)
 
 
@@ -144,17 +144,13 @@ def watched(command: list[str]) -> tuple[int, str]:
     return code, complaint or last or f"exit code {code}"
 
 
-def note(task: Task, dataset: str, log: Path, what: str, why: str) -> None:
+def note(options, task: Task, dataset: str, what: str, why: str) -> None:
     """A line in results.jsonl for a task without scores, under the names that its run would have had; not twice."""
-    preset, method = find_preset(task.model), find_method(task.method)
-    vfm = recorded_name(preset.vfm) if method.NEEDS_VFM else None
-    line = {
-        "dataset": dataset,
-        "model": method.Method.method,
-        "clip": recorded_name(preset.clip),
-        "vfm": vfm,
-        what: why,
-    }
+    log, preset, method = options.workdir / "results.jsonl", find_preset(task.model), find_method(task.method)
+    clip, vfm = recorded_name(preset.clip), recorded_name(preset.vfm) if method.NEEDS_VFM else None
+    changed = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
+    changed |= {"limit": options.limit} if options.limit else {}
+    line = {"dataset": dataset, "model": method.Method.method, "clip": clip, "vfm": vfm, "changed": changed, what: why}
     if not any(line.items() <= earlier.items() for earlier in read_log(log)[0]):
         append_run(log, line)
 

@@ -37,25 +37,25 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
     }
 
 
-def changes(overrides: Overrides, used, standard, limit: int | None) -> dict:
+def changes(overrides: Overrides, used, standard, limit: int | None, weights: str = "") -> dict:
     """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
 
     used, standard: the model's `Plan` as it is, and as the benchmark and the preset alone would have it. Another CLIP
-    or VFM is not a change: tables name both.
+    or VFM is not a change: tables name both. weights: their fingerprint, which tells files of one name apart.
     """
     found = {}
     for name in ("split", "background", "threshold"):
         if (value := getattr(overrides.config, name)) != getattr(overrides.standard, name):
             found[name] = value
     if overrides.config.queries != overrides.standard.queries and overrides.words:
-        found["words"] = Path(overrides.words).name
+        found["words"] = f"{Path(overrides.words).name} {digest(overrides.config.queries)[:6]}"
     expected = asdict(standard.options)
     for name, value in asdict(used.options).items():
         if value != expected[name]:
             found[name] = list(value) if isinstance(value, tuple) else value
     for name in ("checkpoint_clip", "checkpoint_vfm"):
         if file := getattr(used, name):
-            found[name] = Path(file).name
+            found[name] = f"{Path(file).name} {weights[:6]}".strip()
     for name in ("vfm_features", "vfm_layer"):
         if (value := getattr(used, name)) != getattr(standard, name):
             found[name] = value

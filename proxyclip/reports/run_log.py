@@ -117,5 +117,6 @@ def read_log(path: Path) -> tuple[list[dict], list[str]]:
 
 def find_run(path: Path, protocol: dict, with_skipped: bool) -> dict | None:
     """The newest run of exactly that protocol, or None; with_skipped: also one that left images out."""
+    protocol = to_plain(protocol)
     runs = [run for run in read_log(path)[0] if run.get("protocol") == protocol]
     return next((run for run in reversed(runs) if with_skipped or not run.get("skipped")), None)
