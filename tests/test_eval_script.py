@@ -116,8 +116,8 @@ def test_a_run_says_what_it_was(tmp_path, model, capsys):
 
 
 def test_other_methods_have_their_own_names(tmp_path, model):
-    assert evaluate("cfg_voc20", tmp_path, *model, "--set", "attention=value")["model"] == "MaskCLIP"
-    run = evaluate("cfg_voc20", tmp_path, *model, "--set", "attention=vanilla")
+    assert evaluate("cfg_voc20", tmp_path, *model, "--method", "maskclip")["model"] == "MaskCLIP"
+    run = evaluate("cfg_voc20", tmp_path, *model, "--method", "clip")
     assert (run["model"], run["vfm"]) == ("CLIP", None)
 
 
@@ -126,7 +126,8 @@ def test_pictures_and_report(tmp_path, model):
     for stem in tiny_benchmarks.LAYOUTS["cfg_city_scapes"][3]:
         width, height = Image.open(written_by_run(tmp_path / "show", stem)).size
         assert width > 2 * height * 0.8
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+    (own,) = (tmp_path / "report").iterdir()
+    assert {path.name for path in own.iterdir()} == {
         "report.html", "per_class.png", "confusions.png", "worst.png",
     }  # fmt: skip
 
@@ -153,7 +154,7 @@ def pairs_of(tmp_path, config="cfg_voc20"):
 
 def test_absent_and_wrong_root(tmp_path, capsys, model):
     (tmp_path / "data").mkdir()
-    assert "voc20 was sought in" in refused(capsys, "cfg_voc20", tmp_path, *model)
+    assert "voc20 was looked for in" in refused(capsys, "cfg_voc20", tmp_path, *model)
     pairs_of(tmp_path)
     inside = ["--data-root", tmp_path / "data" / "VOCdevkit"]
     assert "did you mean" in refused(capsys, "cfg_voc20", tmp_path, *model, *inside)
@@ -235,7 +236,7 @@ def test_class_file_with_a_repeated_or_an_empty_line(line, words, tmp_path, caps
 
 def test_numbers_out_of_range(tmp_path, capsys, model):
     assert "--limit must be at least 1" in refused(capsys, "cfg_voc20", tmp_path, *model, "--limit", "0")
-    assert "--workers must be 0 or more" in refused(capsys, "cfg_voc20", tmp_path, *model, "--workers", "-1")
+    assert "--workers must be at least 0" in refused(capsys, "cfg_voc20", tmp_path, *model, "--workers", "-1")
 
 
 def test_torn_last_line_is_named_and_kept_aside(tmp_path, model):
@@ -292,9 +293,12 @@ def test_eval_all_goes_on_and_says_what_is_missing(tmp_path, model):
     )
     assert done.returncode == 1
     said = " ".join(done.stdout.split())
-    assert "cfg_ade20k failed vitb16-dino cfg_context59 missing vitb16-dino cfg_voc20" in said
+    assert (
+        "proxyclip cfg_ade20k failed vitb16-dino proxyclip cfg_context59 missing vitb16-dino proxyclip cfg_voc20"
+        in said
+    )
     assert f"cfg_ade20k failed: ade20k: {broken[0][2]} not found" in said
-    assert "cfg_context59 missing: context59 was sought in" in said
+    assert "cfg_context59 missing: context59 was looked for in" in said
     run = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[-1])
     assert f"cfg_voc20 {run['mIoU']:.2f} {run['aAcc']:.2f} 2" in said
     assert "voc20: 2/2 images" in done.stderr
@@ -307,18 +311,27 @@ def test_eval_all_succeeds_when_nothing_that_is_here_failed(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     eval_all.main(["--configs", "cfg_voc20", "--models", "vitb16-dino", "--data-root", str(tmp_path / "data"),
                    "--workdir", str(tmp_path / "out")])  # fmt: skip
-    assert "missing: voc20 was sought in" in capsys.readouterr().out
+    assert "missing: voc20 was looked for in" in capsys.readouterr().out
     sheet = load_workbook(tmp_path / "out" / "results.xlsx")["benchmark"]
     assert any(cell.value == "missing" for row in sheet.iter_rows() for cell in row)
 
 
-def test_eval_all_leaves_out_what_is_done(tmp_path, capsys, monkeypatch):
-    """eval.py --resume adds no line then."""
+def test_eval_all_shows_the_scores_of_what_was_done_before(tmp_path, model):
+    """And it adds no line twice: neither of a run nor of a dataset that is missing."""
     pairs_of(tmp_path)
-    monkeypatch.setattr(eval_all, "watched", lambda command: (0, "") if "--resume" in command else (1, "not handed on"))
-    eval_all.main(["--configs", "cfg_voc20", "--models", "vitb16-dino", "--data-root", str(tmp_path / "data"),
-                   "--workdir", str(tmp_path / "out"), "--resume"])  # fmt: skip
-    assert "cfg_voc20             done before" in capsys.readouterr().out
+    command = [sys.executable, HERE / "eval_all.py", "--models", "vitb16-dino", "vitb16-dino", "--methods", "maskclip",
+               "--data-root", tmp_path / "data", "--workdir", tmp_path / "out", "--resume",
+               "--configs", "cfg_voc20", "voc20", "cfg_ade20k", "--", *model, "--device", "cpu"]  # fmt: skip
+    tables = []
+    for _ in range(2):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+        tables.append(done.stdout[done.stdout.index("model ") :])
+        lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        assert [(line["model"], line["dataset"], "missing" in line) for line in lines] == [
+            ("MaskCLIP", "voc20", False), ("MaskCLIP", "ade20k", True)
+        ]  # fmt: skip
+    assert tables[0] == tables[1]
+    assert f"maskclip    cfg_voc20             {lines[0]['mIoU']:>8.2f}" in tables[1]
 
 
 def test_dist_test_says_once_what_is_wrong(tmp_path):
@@ -326,7 +339,7 @@ def test_dist_test_says_once_what_is_wrong(tmp_path):
     here = os.environ | {"PYTHON": sys.executable}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=here)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: voc20 was sought in")
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: voc20 was looked for in")
 
 
 def test_two_machines_give_the_result_of_one(tmp_path, model):

@@ -2,8 +2,10 @@
 
 import errno
 import multiprocessing
+import os
 import random
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -291,8 +293,11 @@ def test_damaged_progress_is_left_out_and_evaluated_again(damage, tmp_path, caps
 
 
 def holding(workdir: Path, there) -> None:
+    """Holds the lock, and has a forked process as a run has workers."""
     with Progress(workdir, PROTOCOL).locked():
-        there.send("locked")
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        there.send(child.pid)
         time.sleep(60)
 
 
@@ -300,7 +305,7 @@ def test_a_run_excludes_another_one_of_the_same_protocol(tmp_path):
     here, there = multiprocessing.get_context("fork").Pipe()
     other = multiprocessing.get_context("fork").Process(target=holding, args=(tmp_path, there))
     other.start()
-    assert here.recv() == "locked"
+    child = here.recv()
     for resume in ("refuse", "resume", "restart"):
         with pytest.raises(InputError, match=f"another process evaluates the same in {tmp_path}: wait for it"):
             evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume)
@@ -308,7 +313,8 @@ def test_a_run_excludes_another_one_of_the_same_protocol(tmp_path):
     Progress(tmp_path, PROTOCOL).clear()  # leaves what is in use, and says nothing
     other.kill()
     other.join()
-    assert len(resumed(tmp_path, 12).images) == 12  # a killed process holds no lock
+    assert len(resumed(tmp_path, 12).images) == 12  # a killed process holds no lock, nor do its workers
+    os.kill(child, signal.SIGKILL)
     Progress(tmp_path, PROTOCOL).clear()
     assert [path.suffix for path in (tmp_path / "progress").iterdir()] == [""]  # of the other protocol
 

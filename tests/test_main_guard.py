@@ -63,9 +63,10 @@ def test_a_defect_keeps_its_traceback():
 def test_a_reader_that_leaves_early(lines):
     reading, writing = os.pipe()
     os.close(reading)
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(writing) as output:
         command = [sys.executable, "-c", SCRIPT, "print", str(lines)]
-        done = subprocess.run(command, cwd=HERE, stdout=output, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(command, cwd=HERE, env=here, stdout=output, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (141, b"")
 
 
