@@ -177,8 +177,8 @@ def record(run: Run, counts, started: str) -> None:
     if not counts.images:
         raise InputError(f"{data.name}: none of {len(counts.skipped)} images could be used")
     line = log_entry(run.names, data.classes, counts, data.unseen, run.protocol, run.changed, started)
+    append_run(run.log, line)  # first of all: nothing that fails later loses the scores
     print("\n" + format_run(line, PUBLISHED))
-    append_run(run.log, line)
     if run.options.json:
         write_json(run.options.json, line)
     Progress(run.options.workdir, run.protocol).clear()

@@ -8,12 +8,12 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from proxyclip import text_cache
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.errors import InputError
+from proxyclip.progress_bar import progress_bar
 from proxyclip.text_memory import TextMemory, forget, memory_of, text_parameters
 from proxyclip.vocabulary import list_of_names, shortened
 
@@ -89,12 +89,11 @@ def cached_rows(clip: DenseCLIP, memory: TextMemory, names, templates, average: 
     width = clip.visual.proj.shape[1]
     cached = text_cache.read_rows(file, (width,) if average else (len(templates), width))
     new = {}
-    bar = tqdm(
-        zip(missing, name_keys(clip, missing, templates), strict=True), "encoding class names", len(missing),
-        unit="name", disable=len(missing) * len(templates) < MANY_PROMPTS,
-    )  # fmt: skip
+    work = zip(missing, name_keys(clip, missing, templates), strict=True)
+    if len(missing) * len(templates) >= MANY_PROMPTS:
+        work = progress_bar(work, len(missing), "encoding class names", "name")
     try:
-        for name, key in bar:
+        for name, key in work:
             row = cached.get(key)
             if row is None:
                 row = new[key] = encode_name(clip, name, templates, average).cpu()

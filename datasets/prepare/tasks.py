@@ -6,7 +6,6 @@ again. So a conversion may be stopped at any moment, by kill -9 too: the same co
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import write_whole
+from proxyclip.progress_bar import progress_bar
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,7 @@ def run(tasks: Sequence[Task], out: Path, processes: int = 1) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
-    # A bar that is redrawn ten times a second would fill a log.
-    bar = partial(
-        tqdm, total=len(todo), unit="file", disable=not todo, mininterval=0.1 if sys.stderr.isatty() else 10.0
-    )
+    bar = partial(progress_bar, total=len(todo), name=out.name, unit="file")
     if processes == 1:
         for task in bar(todo):
             do(task)
