@@ -38,6 +38,15 @@ class LabelRule:
         if self.activation not in ("softmax", "none"):
             raise InputError(f'activation is {self.activation!r}; choose "softmax" or "none"')
 
+    def settings(self) -> dict:
+        """All of it but the threshold, which each call may set anew; ready for JSON."""
+        return {
+            "logit_scale": self.scale,
+            "window_sigmoid": self.window_sigmoid,
+            "subtract": dict(self.subtract),
+            "activation": self.activation,
+        }
+
 
 class LabelMap(NamedTuple):
     """labels (H, W) int64; confidence (H, W), the winning score; by class index the score maps (H, W) asked for."""

@@ -79,7 +79,7 @@ class Segmentor(nn.Module):
             "crop": self.windows.crop,
             "stride": self.windows.stride,
             "multiple": self.windows.multiple,
-            "logit_scale": self.label_rule.scale,
+            **self.label_rule.settings(),
         }
 
     # Written once

@@ -89,11 +89,12 @@ class TrainingFree(Segmentor):
         return {
             "method": self.method,
             "clip": self.clip.name,
-            "activation": self.clip.activation,
+            "clip_activation": self.clip.activation,
             "vfm": self.vfm.name if self.vfm is not None else None,
             **asdict(self.options),
             "templates": len(self.templates),
             "precision": str(self.clip.dtype).removeprefix("torch."),
+            "tf32": False,  # whatever the caller has set: see exact_float32
         }
 
 
