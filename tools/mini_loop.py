@@ -1,13 +1,14 @@
 """One training loop for both models: warm-up, cosine, and checkpoints from which a run goes on as if never stopped."""
 
 import math
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from proxyclip.files import write_whole
 
 WARM_UP = 300  # steps
 EVERY = 200  # steps between checkpoints
@@ -74,6 +75,4 @@ def _resume(module, optimizer, checkpoint):
 
 
 def _save(state, path):
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    write_whole(path, lambda file: torch.save(state, file))
