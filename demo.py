@@ -1,9 +1,9 @@
-"""Image and class names in, colours for every pixel out.
+"""Segments an image by class names and writes the result as an overlay with a legend.
 
-python demo.py                                                  a synthetic scene, tiny embedded models; no network
-python demo.py scene.png --classes "sky, sea; ocean, boat"       commas between classes, semicolons between names of one
-python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    a photograph: real models
-python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    without a network
+python demo.py                                                   a synthetic scene, embedded models; works offline
+python demo.py scene.png --classes "sky, sea; ocean, boat"       commas separate classes, semicolons names of a class
+python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    published models, for photographs
+python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    local checkpoints
 """
 
 import argparse
@@ -45,22 +45,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("photo", nargs="?", help="an image file (default: a synthetic scene)")
     parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt, one class per line')
     parser.add_argument("--preset", help="pair of models (default: mini, the embedded one); --list shows all")
-    parser.add_argument("--clip", metavar="NAME", help="in place of the preset's, e.g. ViT-B-16:openai")
-    parser.add_argument("--vfm", metavar="NAME", help="in place of the preset's, e.g. dino-vitb8")
-    parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP's weights, instead of a download")
-    parser.add_argument("--checkpoint-vfm", metavar="FILE", help="the VFM's weights, instead of a download")
+    parser.add_argument("--clip", metavar="NAME", help="replaces the preset's CLIP, e.g. ViT-B-16:openai")
+    parser.add_argument("--vfm", metavar="NAME", help="replaces the preset's VFM, e.g. dino-vitb8")
+    parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP weights, instead of a download")
+    parser.add_argument("--checkpoint-vfm", metavar="FILE", help="VFM weights, instead of a download")
     parser.add_argument("--method", help="proxyclip (default), maskclip or clip")
-    parser.add_argument("--threshold", type=float, default=0.0, help="below this probability a pixel is class 0")
-    parser.add_argument("--heatmap", metavar="CLASS", action="append", default=[], help="write its probability map too")
+    parser.add_argument("--threshold", type=float, default=0.0, help="pixels below this probability get class 0")
+    parser.add_argument(
+        "--heatmap", metavar="CLASS", action="append", default=[], help="also write this probability map"
+    )
     for name in ("short-side", "crop", "stride"):
         parser.add_argument(f"--{name}", type=int, metavar="PIXELS")
-    parser.add_argument("--logit-scale", type=float, help="what similarities are multiplied with")
+    parser.add_argument("--logit-scale", type=float, help="scale of the similarities before the softmax")
     for name in ("beta", "gamma"):
-        parser.add_argument(f"--{name}", type=float, help="of the proxy attention")
+        parser.add_argument(f"--{name}", type=float, help=f"{name} of the proxy attention")
     parser.add_argument("--device", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default)")
     parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
-    parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    parser.add_argument("--list", action="store_true", help="list the presets and exit")
     return parser.parse_args()
 
 
@@ -74,7 +76,9 @@ def main() -> None:
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
     if options.photo is None:
         if options.classes or options.heatmap or chosen.keys() - {"device", "precision"}:
-            raise InputError("name a photo as well: without one the demo runs the embedded models on a synthetic scene")
+            raise InputError(
+                "these options need an image: without one, the demo runs the embedded models on a synthetic scene"
+            )
         show_scene(writable_folder(options.out), chosen)
         return
     if not chosen.keys() & MODELS:
@@ -90,12 +94,14 @@ def main() -> None:
     photo = Path(options.photo)
     image = read_image(photo)  # (H, W, 3)
     if not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold is {options.threshold}: it is a probability, from 0 to 1")
+        raise InputError(f"--threshold is {options.threshold}; it must be a probability between 0 and 1")
     output_names(photo.stem, heatmaps)
     folder = writable_folder(options.out)
 
     if chosen.get("preset") == "mini":
-        print(f"the embedded models know synthetic scenes only; for photographs: --preset {PRESET} (0.9 GB download)")
+        print(
+            f"the embedded models know synthetic scenes only; for photographs use --preset {PRESET} (0.9 GB download)"
+        )
     started = time.perf_counter()
     model = proxyclip.load(**chosen)
     loaded = time.perf_counter()
@@ -113,7 +119,7 @@ def main() -> None:
 
 
 def show_scene(folder: Path, chosen: dict) -> None:
-    """One synthetic scene, its ground truth and what each method finds in it, as one figure."""
+    """One synthetic scene with its ground truth and each method's prediction, as one figure."""
     started = time.perf_counter()
     image, ground_truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
     colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)

@@ -2,9 +2,9 @@
 # Evaluates on many GPUs, or with many processes on a CPU:
 #     bash dist_test.sh CONFIG [PROCESSES] [options of eval.py]
 #     bash dist_test.sh cfg_voc20.py 8 --model vitl14-dino
-# On several machines, the same on each of them, with WORKDIR on a disk that they share:
-#     NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the first
-#     NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the second
+# On several machines, run this on each of them, with WORKDIR on a shared disk:
+#     NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the first machine
+#     NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the second machine
 set -euo pipefail
 
 fail() {
@@ -42,10 +42,10 @@ address=${MASTER_ADDR:-127.0.0.1}
 "$python" -c "import socket, sys; socket.getaddrinfo(sys.argv[1], None)" "$address" 2>/dev/null ||
     fail "MASTER_ADDR: no host '$address' found"
 
-# What can be found wrong beforehand is said once, not by every process.
+# Report errors in the input once, not once per process.
 "$python" "$here/eval.py" --config "$config" "$@" --check
 
-# torchrun would give each process one thread; the cores are shared out instead.
+# torchrun would limit each process to one thread; divide the cores between them instead.
 cores=$("$python" -c "import os; print(os.cpu_count() or 1)")
 threads=$((cores / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}

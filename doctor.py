@@ -1,9 +1,10 @@
-"""Checks the benchmarks on disk: what is there, what is wrong with it, what to download and how to fix it.
+"""Checks the datasets on disk: reports missing and invalid files, what to download, and how to convert it.
 
     python doctor.py [NAME ...] [--data-root DIR] [--split SPLIT] [--sample 50]
 
-NAME is a configuration (voc20, cfg_voc20 or a path); all of them if none is given. Reads a sample of the images and
-label maps, spread over the split. Exits with 1 if a dataset is there but invalid, or one that was named is missing.
+NAME is a configuration (voc20, cfg_voc20 or a path); default: all of them. Reads a sample of images and label maps,
+evenly spaced over the split. The exit code is 1 if a dataset on disk is invalid, or a dataset that was named is
+missing.
 """
 
 import argparse
@@ -21,9 +22,13 @@ from proxyclip.errors import InputError, main_guard, nearest
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*")
-    parser.add_argument("--data-root", type=Path, help="folder of all datasets (default: $PROXYCLIP_DATA, else data/)")
-    parser.add_argument("--split", help="default: the one that the configuration evaluates")
-    parser.add_argument("--sample", type=int, default=50, help="pairs to read, of each dataset (default 50)")
+    parser.add_argument(
+        "--data-root", type=Path, help="folder that contains the datasets (default: $PROXYCLIP_DATA or data/)"
+    )
+    parser.add_argument("--split", help="split to check (default: the one in the configuration)")
+    parser.add_argument(
+        "--sample", type=int, default=50, help="pairs of image and label to read per dataset (default: 50)"
+    )
     arguments = parser.parse_args(argv)
     if arguments.sample < 0:
         raise InputError(f"--sample must be 0 or more, not {arguments.sample}")
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def having(configs: list, split: str, all_of_them: bool) -> list:
-    """The configurations whose dataset has a split of that name; InputError if none has, or one of all that must."""
+    """The configurations whose dataset has this split; InputError if none has it, or one that was named has not."""
     without = [config.data for config in configs if split not in config.data.splits]
     if without and (all_of_them or len(without) == len(configs)):
         known = {name for data in without for name in data.splits}

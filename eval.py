@@ -1,13 +1,13 @@
 """Evaluates a model on a benchmark.
 
     python eval.py --config cfg_voc20.py                             the paper's model on Pascal VOC
-    python eval.py --config cfg_scenes.py --model mini               the embedded one, without network and downloads
+    python eval.py --config cfg_scenes.py --model mini               the embedded models; no network, no downloads
     python eval.py --config cfg_voc20.py --method maskclip           another method under the same protocol
-    python eval.py --config cfg_voc20.py --set beta=1.4              another setting, of the model or of the protocol
-    python eval.py --config cfg_voc20.py --resume                    continues a stopped run
+    python eval.py --config cfg_voc20.py --set beta=1.4              another setting of the model or the protocol
+    python eval.py --config cfg_voc20.py --resume                    continues an interrupted run
     bash dist_test.sh cfg_voc20.py 8                                 on eight GPUs
 
-The scores are printed and added as one line to WORKDIR/results.jsonl, from which WORKDIR/results.xlsx is rendered.
+Prints the scores and appends them as one line to WORKDIR/results.jsonl, from which WORKDIR/results.xlsx is generated.
 """
 
 import argparse
@@ -45,14 +45,14 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
     add_data_options(parser)
     unfinished = parser.add_mutually_exclusive_group()
-    unfinished.add_argument("--resume", action="store_true", help="continue a stopped run of the same protocol")
-    unfinished.add_argument("--restart", action="store_true", help="discard a stopped run of the same protocol")
-    add("--skip-bad", action="store_true", help="count, name and leave out what cannot be read")
-    add("--show-dir", type=Path, help="write image | ground truth | prediction of every image to DIR/RUN")
+    unfinished.add_argument("--resume", action="store_true", help="continue an interrupted run of the same protocol")
+    unfinished.add_argument("--restart", action="store_true", help="discard an interrupted run of the same protocol")
+    add("--skip-bad", action="store_true", help="skip files that cannot be read, and list them in the record")
+    add("--show-dir", type=Path, help="write panels of image, ground truth and prediction to DIR/RUN")
     add("--save-predictions", action="store_true", help="write WORKDIR/predictions/RUN/STEM.png")
-    add("--report", type=Path, metavar="DIR", help="write charts and a page about the result to DIR/RUN")
-    add("--json", type=Path, metavar="FILE", help="write this run's line of results.jsonl there, too")
-    add("--check", action="store_true", help="only check the configuration, the settings and the dataset")
+    add("--report", type=Path, metavar="DIR", help="write an HTML report with charts to DIR/RUN")
+    add("--json", type=Path, metavar="FILE", help="also write this run's line of results.jsonl to FILE")
+    add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
     add_device_options(parser)
     return parser.parse_args(arguments)
 
@@ -88,7 +88,7 @@ def main(arguments=None) -> None:
 
 @dataclass
 class Run:
-    """A model and a benchmark, ready to meet."""
+    """A model and a benchmark, ready to evaluate."""
 
     options: argparse.Namespace
     config: EvalConfig
@@ -114,7 +114,7 @@ class Run:
 
 
 def plan_of(options, overrides: Overrides, standard: bool = False):
-    """What is to be loaded; standard: what the benchmark and the preset alone would load."""
+    """The model to load; standard: the one that the benchmark and the preset alone would load."""
     from proxyclip.build import plan
     from proxyclip.evaluation.distributed import own_device
 
@@ -138,11 +138,11 @@ def print_finished(run: Run, line: dict) -> None:
     if not run.ranks.first:
         return
     print(format_run(line, PUBLISHED))
-    print(f"evaluated already, on {line.get('started')}: see {run.log}")
+    print(f"already evaluated on {line.get('started')}: see {run.log}")
     if run.options.json:
         write_json(run.options.json, line)
     if run.options.show_dir or run.options.save_predictions or run.options.report:
-        print("note: pictures, predictions and reports are written while evaluating: leave --resume out for them")
+        print("note: panels, predictions and reports are written during evaluation: run without --resume to get them")
 
 
 def evaluate(run: Run):
@@ -170,7 +170,7 @@ def evaluate(run: Run):
 
 
 def record(run: Run, counts, started: str) -> None:
-    """Prints the scores, adds them to the log, renders the workbook and, if asked for, the report."""
+    """Prints the scores, appends them to the log, writes the workbook and, on request, the report."""
     from proxyclip.reports.workbook import render
 
     data = run.config.data

@@ -1,16 +1,16 @@
-"""Evaluates models on all benchmarks that are on this disk, and the embedded one.
+"""Evaluates models on all benchmarks that are on disk, and the embedded models on synthetic scenes.
 
-    python eval_all.py                                               the paper's model on everything that is here
+    python eval_all.py                                               the paper's model on every benchmark on disk
     python eval_all.py --models vitb16-dino vitl14-dino --limit 100  two models, the first 100 images of each dataset
     python eval_all.py --configs cfg_voc20 cfg_ade20k --gpus 8       two benchmarks, each on eight GPUs
-    python eval_all.py --resume                                      continues what was stopped
-    python eval_all.py --methods proxyclip maskclip clip             a method beside its baselines
-    python eval_all.py -- --set beta=1.4 --skip-bad                  what follows -- is handed to eval.py
+    python eval_all.py --resume                                      continues an interrupted run
+    python eval_all.py --methods proxyclip maskclip clip             a method and its baselines
+    python eval_all.py -- --set beta=1.4 --skip-bad                  options after -- are passed to eval.py
     python eval_all.py --render                                      only writes the workbook again
 
-A dataset that is not on the disk becomes a row that says what to do; a run that fails does not keep the others from
-running. The exit code is 1 if a dataset that is here could not be evaluated. Results are in WORKDIR/results.jsonl, and
-as tables in WORKDIR/results.xlsx, which is complete after every run.
+A missing dataset becomes a row that says how to get it, and a failed run does not stop the others. The exit code is 1
+if a dataset on disk could not be evaluated. Results are in WORKDIR/results.jsonl, and as tables in
+WORKDIR/results.xlsx, which is complete after every run.
 """
 
 import argparse
@@ -41,19 +41,19 @@ EMBEDDED_MODEL, EMBEDDED_CONFIG = "mini", "cfg_scenes"  # they know only each ot
 def parse(arguments=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on its scenes)")
+    add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on the synthetic scenes)")
     add("--methods", nargs="+", default=["proxyclip"], help=f"of {', '.join(method_names())} (default: proxyclip)")
     add("--configs", nargs="+", help="benchmarks (default: all)")
     add_data_options(parser)
-    add("--resume", action="store_true", help="leave out what is done, continue what was stopped")
-    add("--gpus", type=int, default=1, help="processes that share each dataset (default: 1)")
-    add("--render", action="store_true", help="evaluate nothing, only write the workbook again")
-    add("more", nargs="*", help="after --: options for eval.py")
+    add("--resume", action="store_true", help="skip finished runs and continue interrupted ones")
+    add("--gpus", type=int, default=1, help="processes per evaluation, one per GPU (default: 1)")
+    add("--render", action="store_true", help="only write the workbook again, without evaluating")
+    add("more", nargs="*", help="options for eval.py, after --")
     return parser.parse_args(arguments)
 
 
 class Task(NamedTuple):
-    """What meets what: a preset, a method, and the file of a benchmark's configuration."""
+    """One evaluation: a preset, a method, and the configuration file of a benchmark."""
 
     model: str
     method: str
@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a task: "done", "missing" or "failed"; the line of its run, or why there is none."""
+    """The outcome of a task: "done", "missing" or "failed"; the line of its run, or the reason why there is none."""
 
     what: str
     run: dict | None = None
@@ -103,7 +103,7 @@ def tasks_of(options) -> list[Task]:
 
 
 def run(options, task: Task) -> Outcome:
-    """Evaluates a task, or notes why that cannot be done."""
+    """Evaluates a task, or records why that is not possible."""
     data = load_config(task.config).data
     try:
         data.locate(options.data_root)
@@ -120,7 +120,7 @@ def run(options, task: Task) -> Outcome:
 
 
 def command(options, task: Task) -> list[str]:
-    """What evaluates one task."""
+    """The command that evaluates one task."""
     start = [sys.executable, str(HERE / "eval.py"), "--config", str(task.config)]
     if options.gpus > 1:
         start = ["bash", str(HERE / "dist_test.sh"), str(task.config), str(options.gpus)]
@@ -131,7 +131,7 @@ def command(options, task: Task) -> list[str]:
 
 
 def watched(command: list[str]) -> tuple[int, str]:
-    """Runs a command and passes on what it prints; its exit code, and its error if it has one."""
+    """Runs a command and forwards its output; returns its exit code, and its error if there is one."""
     sys.stdout.flush()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="backslashreplace")
     complaint = last = ""
@@ -145,7 +145,7 @@ def watched(command: list[str]) -> tuple[int, str]:
 
 
 def note(options, task: Task, dataset: str, what: str, why: str) -> None:
-    """A line in results.jsonl for a task without scores, under the names that its run would have had; not twice."""
+    """Appends a line for a task without scores to results.jsonl, under the names its run would have had; once."""
     log, preset, method = options.workdir / "results.jsonl", find_preset(task.model), find_method(task.method)
     clip, vfm = recorded_name(preset.clip), recorded_name(preset.vfm) if method.NEEDS_VFM else None
     changed = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
@@ -156,7 +156,7 @@ def note(options, task: Task, dataset: str, what: str, why: str) -> None:
 
 
 def write_workbook(log: Path) -> None:
-    """The workbook of all lines."""
+    """Writes the workbook from all lines."""
     lines, notes = read_log(log)
     for text in notes:
         print(f"note: {text}")
@@ -164,7 +164,7 @@ def write_workbook(log: Path) -> None:
 
 
 def table(outcomes: list[tuple[Task, Outcome]]) -> str:
-    """A line for each task, and below them what is missing or failed, each reason once, and what to do."""
+    """One line per task; below, each reason for a missing or failed one, once, and what to do."""
     lines = [f"{'model':<16}{'method':<12}{'benchmark':<22}{'mIoU':>8}{'aAcc':>8}{'images':>8}"]
     reasons: dict[str, list[str]] = {}
     for task, (what, run, why) in outcomes:
@@ -182,7 +182,7 @@ def table(outcomes: list[tuple[Task, Outcome]]) -> str:
 
 
 def wrapped(text: str) -> list[str]:
-    """Lines of at most 110 characters; a command stays in one piece, so that it can be pasted."""
+    """Lines of at most 110 characters; commands are not broken, so that they can be pasted."""
     whole = re.sub(r"python -m \S+ \S+", lambda command: command[0].replace(" ", "\0"), text)
     lines = textwrap.wrap(whole, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]

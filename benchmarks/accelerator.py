@@ -9,7 +9,7 @@ from benchmarks.cpu import timed
 
 
 def images_per_second(device: str, image) -> None:
-    """Prints the throughput for batches of an image (H, W, 3) with 20 classes, in bf16, as it is and compiled."""
+    """Prints the throughput for batches of an image (H, W, 3) with 20 classes, in bf16, eager and compiled."""
     model = proxyclip.load(clip="ViT-B-16:random", vfm="dino-vitb8:random", precision="bf16", device=device)
     classes = [f"thing {index}" for index in range(20)]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16")

@@ -1,4 +1,4 @@
-"""The processor: its name, its matrix products, and our CPU kernels beside PyTorch's own."""
+"""The processor: its name, its matrix product speed, and our CPU kernels compared with PyTorch's."""
 
 import platform
 import statistics
@@ -36,7 +36,8 @@ def timed(function) -> tuple[float, object]:
 
 
 def parts() -> None:
-    """Prints our attention and convolutions beside PyTorch's own kernels, at the sizes of DINO-B/8 and CLIP-B/16."""
+    """Prints the time of our attention and convolutions and of PyTorch's kernels, at the sizes of DINO-B/8 and
+    CLIP-B/16."""
     for dtype in (torch.float32, torch.bfloat16):
         for tokens in (1765, 442):
             q, k, v = torch.randn(3, 1, 12, tokens, 64).to(dtype)

@@ -1,12 +1,12 @@
-"""How fast an evaluation is: reading alone, the model alone, both together; and whether memory stays flat.
+"""Evaluation throughput: data loading alone, the model alone, and both together; and memory over many images.
 
     python benchmarks/eval_throughput.py                             the paper's models, with random weights
-    python benchmarks/eval_throughput.py --method maskclip           a faster one
-    python benchmarks/eval_throughput.py --pretend 40 --images 400   a model that only waits, as one does for a GPU
-    python benchmarks/eval_throughput.py --memory 5000               no model; memory over that many images
+    python benchmarks/eval_throughput.py --method maskclip           a faster method
+    python benchmarks/eval_throughput.py --pretend 40 --images 400   a model that only sleeps, as if waiting for a GPU
+    python benchmarks/eval_throughput.py --memory 5000               memory over 5000 images, without a model
 
-Photographs are generated: JPEGs of 500×375 pixels with labels of 21 classes, as Pascal VOC has them. A model on the
-CPU shares the cores with the workers.
+Images are generated: JPEGs of 500×375 pixels with labels of 21 classes, as in Pascal VOC. A model on the CPU shares the
+cores with the workers.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def memory(samples, workers: int) -> None:
 
 
 def throughput(samples, options) -> None:
-    """Prints images/s of reading, of the model, and of both, medians of rounds that take turns."""
+    """Prints images/s of data loading, of the model, and of both together, as medians over interleaved rounds."""
     from proxyclip.evaluation.prefetch import read_ahead
 
     predict, what = model_to_measure(options)
@@ -117,7 +117,7 @@ def throughput(samples, options) -> None:
 
 
 def reading_alone(samples, workers: int) -> float:
-    """Images/s once the first image is there."""
+    """Images/s after the first image."""
     from proxyclip.evaluation.prefetch import read_ahead
 
     stream = read_ahead(samples, range(len(samples)), resized, workers)
@@ -127,7 +127,7 @@ def reading_alone(samples, workers: int) -> float:
 
 
 def model_alone(predict, ready: list, count: int) -> float:
-    """Images/s of images that are in memory."""
+    """Images/s for images in memory."""
     started = time.perf_counter()
     for image, size in islice(cycle(ready), count):
         predict(image, size)
@@ -135,7 +135,7 @@ def model_alone(predict, ready: list, count: int) -> float:
 
 
 def together(predict, samples, options) -> tuple[float, float]:
-    """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before."""
+    """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before that."""
     from proxyclip.evaluation.counting import Settings
     from proxyclip.evaluation.evaluate import evaluate
 
@@ -178,16 +178,16 @@ def model_to_measure(options) -> tuple:
 @main_guard
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=4, help="images a round for the model (default: 4)")
-    parser.add_argument("--reading", type=int, default=400, help="images a round for reading alone (default: 400)")
-    parser.add_argument("--rounds", type=int, default=3, help="medians are taken over so many rounds (default: 3)")
-    parser.add_argument("--memory", type=int, default=0, help="only measure memory, over so many images")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read (default: 2)")
+    parser.add_argument("--images", type=int, default=4, help="images per round for the model (default: 4)")
+    parser.add_argument("--reading", type=int, default=400, help="images per round for data loading (default: 400)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="only measure memory over N images")
+    parser.add_argument("--workers", type=int, default=2, help="data-loading processes (default: 2)")
     parser.add_argument("--clip", default="ViT-B-16:random")
     parser.add_argument("--vfm", default="dino-vitb8:random")
     parser.add_argument("--method", default="proxyclip", help="proxyclip (default), maskclip or clip")
     parser.add_argument("--batch-windows", type=int)
-    parser.add_argument("--pretend", type=float, metavar="IMAGES/S", help="no model: wait as long as such a one takes")
+    parser.add_argument("--pretend", type=float, metavar="IMAGES/S", help="sleep instead of running a model")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ TABLES = {
         ("image at 192, windows of 64, stride 32", {"short_side": 192}),
     ],
     "templates": [
-        ("the name alone", {"templates": ["{}"]}),
+        ("name alone", {"templates": ["{}"]}),
         ('"a photo of a {}."', {"templates": ["a photo of a {}."]}),
     ],
     "precision": [("bf16", {"precision": "bf16"})],

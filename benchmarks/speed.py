@@ -1,14 +1,14 @@
-"""Seconds and memory of the engine beside the step-by-step way, on full-size models with random weights.
+"""Time and memory compared with a step-by-step implementation, on full-size models with random weights.
 
-    python benchmarks/speed.py                    three tasks, step by step, fp32 and bf16 in turn (about 10 minutes)
+    python benchmarks/speed.py                    three tasks, each step by step, in fp32 and in bf16 (about 10 minutes)
     python benchmarks/speed.py --tasks small      only the 500x375 image
-    python benchmarks/speed.py --parts            attention and linear layers beside PyTorch's own kernels
+    python benchmarks/speed.py --parts            attention and linear layers, compared with PyTorch's own kernels
     python benchmarks/speed.py --device cuda      images/s for batches of 1, 4 and 16, with and without torch.compile
 
-Nothing is downloaded. The first line names the processor, for the ratios depend on it. Every way runs in each round, so
-a machine whose speed drifts slows all of them; the ratios are medians over rounds. Random weights make no difference to
-time. They do to labels: those of random models hardly differ in probability, so the share of pixels that bf16 changes
-is far above that of trained ones.
+Nothing is downloaded. The first line names the processor, because the ratios depend on it. All variants run in every
+round, so that changes in the speed of the machine affect all of them; the ratios are medians over rounds. Random
+weights do not change the time. They do change the labels: probabilities of random models are nearly tied, so bf16
+changes far more pixels than with trained weights.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from proxyclip.image_io import scaled_size  # noqa: E402
 
 @dataclass
 class Measurements:
-    """One task and one way: seconds of each round, in all and inside the transformers, and the labels."""
+    """One task in one variant: seconds of each round, in total and inside the transformers, and the labels."""
 
     seconds: list[float]
     inside: list[float]
@@ -45,7 +45,7 @@ WAYS = ("step by step", "engine fp32", "engine bf16")
 
 
 def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict[tuple[str, str], Measurements]:
-    """Every task in every way, one after the other, `rounds` times; tasks of one way follow each other."""
+    """Every task in every variant, `rounds` times; tasks of one variant run in sequence."""
     found = {(name, way): Measurements([], []) for way in WAYS for name in names}
     images = {name: blobs(TASKS[name]) for name in names}
     for _ in range(rounds):
@@ -61,7 +61,7 @@ def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict
 
 
 def report(name: str, found: dict[tuple[str, str], Measurements], model) -> None:
-    """The three ways of one task; ratios are medians of each round's."""
+    """The three variants of one task; ratios are medians over rounds."""
     task = TASKS[name]
     windows = model.windows.count(scaled_size(task.height, task.width, task.short_side))
     print(f"\n{name}: {task.width}x{task.height}, {task.classes} classes, {windows} windows of 336x336")
@@ -83,7 +83,7 @@ def ratio(a: Measurements, b: Measurements) -> float:
 
 
 def peak_memory(task: str, precision: str) -> float:
-    """Peak resident memory in GiB of a process that segments once."""
+    """Peak resident memory in GiB of a process that segments one image."""
     command = [sys.executable, __file__, "--one", task, "--precision", precision]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -1,4 +1,4 @@
-"""The tasks of `speed.py`, and a full-size model with random weights that does them in two ways."""
+"""The tasks of `speed.py`, and a full-size model with random weights that runs them in two ways."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from proxyclip.label_rule import label_map
 
 @dataclass(frozen=True)
 class Task:
-    """An image (H, W), the number of classes, and the length that its short side is resized to."""
+    """An image (H, W), the number of classes, and the short side that the image is resized to."""
 
     height: int
     width: int
@@ -32,7 +32,7 @@ TASKS = {
 
 
 class Stopwatch:
-    """Adds up the seconds that some functions of a model take."""
+    """Adds up the time spent in some functions of a model."""
 
     def __init__(self, *places):
         self.seconds = 0.0
@@ -57,7 +57,7 @@ def blobs(task: Task) -> np.ndarray:
 
 
 class Subject:
-    """The models, and the ways of segmenting that are compared; text embeddings are random unit vectors."""
+    """The models and the implementations to compare; text embeddings are random unit vectors."""
 
     def __init__(self, precision: str = "fp32"):
         self.model = proxyclip.load(clip="ViT-B-16:random", vfm="dino-vitb8:random", precision=precision, device="cpu")

@@ -1,1 +1,1 @@
-"""One file, one benchmark (cfg_*.py) or one training run."""
+"""Configurations: one file per benchmark (cfg_*.py) or training run."""

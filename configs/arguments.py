@@ -1,4 +1,4 @@
-"""Options that the scripts share."""
+"""Command-line options shared by the scripts."""
 
 import argparse
 from pathlib import Path
@@ -7,29 +7,29 @@ from proxyclip.errors import InputError
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring, line by line."""
+    """A parser whose help text is the script's docstring, line by line."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Where images come from, and where results go."""
+    """Where images are, and where results are written."""
     add = parser.add_argument
-    add("--data-root", type=Path, help="folder of all datasets (default: $PROXYCLIP_DATA, else data/)")
-    add("--workdir", type=Path, default=Path("work/eval"), help="for results (default: work/eval)")
+    add("--data-root", type=Path, help="folder that contains the datasets (default: $PROXYCLIP_DATA or data/)")
+    add("--workdir", type=Path, default=Path("work/eval"), help="folder for results (default: work/eval)")
     add("--limit", type=int, metavar="N", help="only the first N images of a dataset")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """What computes, and how much at a time."""
+    """The device, and how much runs at a time."""
     add = parser.add_argument
     add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     add("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
-    add("--batch-windows", type=int, metavar="N", help="windows of an image that run together (default: by their size)")
-    add("--workers", type=int, metavar="N", help="processes that read images (default: up to 8; on a CPU 1)")
+    add("--batch-windows", type=int, metavar="N", help="windows per batch (default: depends on their size)")
+    add("--workers", type=int, metavar="N", help="data-loading processes (default: up to 8; 1 on a CPU)")
 
 
 def check_numbers(options: argparse.Namespace, **least: int) -> None:
-    """InputError for the first of these options that is below its least value."""
+    """InputError for the first of these options that is below its minimum."""
     for name, bound in least.items():
         if (value := getattr(options, name)) is not None and value < bound:
             raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")

@@ -1,7 +1,7 @@
-"""What an evaluation needs besides a model.
+"""The configuration of an evaluation.
 
-A configuration is a Python file without control flow that sets `config`. It says which dataset, how its classes are
-asked for and how images are cut; the data root, the model and the device are flags of the script that reads it.
+A configuration is a Python file without control flow that sets `config`. It names the dataset, the prompts for its
+classes, and how images are cut. The data root, the model and the device are command-line options.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ MODEL_FIELDS = ("short_side", "crop", "stride", "logit_scale")  # options of the
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """One benchmark as it is run: its standard protocol.
+    """One benchmark with its standard protocol.
 
-    data: a `SegmentationData`, or whatever has its name, classes, colours, splits, unseen, void_rule, open and locate.
-    prompts: class name -> the words that are asked for instead of the name, synonyms separated by "; ".
-    background: what class 0 of a dataset with a background stands for.
-        "none": a class like any other, and there need not be one. "threshold": the word "background", and all pixels
-        whose winning probability is below `threshold`. "vocabulary": its prompts, a list of things that count as
-        background, and all pixels below the threshold if one is set. Published scores depend on the list.
-    short_side, crop, stride: pixels: the image's short side after resizing (0: not resized), the side (0: the whole
-        image) and the step of the windows; logit_scale: what cosines are multiplied with. None: the model's own.
+    data: a `SegmentationData`, or an object with name, classes, colours, splits, unseen, void_rule, open and locate.
+    prompts: class name -> the words to use in its place, synonyms separated by "; ".
+    background: the meaning of class 0 in a dataset with a background.
+        "none": a class like any other, or no background. "threshold": the word "background", and all pixels whose
+        winning probability is below `threshold`. "vocabulary": the prompts of the class, a list of things that count
+        as background, and all pixels below the threshold if one is set. Published scores depend on the list.
+    short_side, crop, stride: in pixels: the image's short side after resizing (0: not resized), the side (0: the whole
+    image) and the stride of the windows. logit_scale: factor applied to the cosine similarity. None: the model's own.
     split: of the dataset.
     """
 
@@ -49,7 +49,7 @@ class EvalConfig:
             if entry.name not in ("data", "prompts"):
                 check_type(entry.name, getattr(self, entry.name), hints[entry.name])
         if not isinstance(self.prompts, Mapping):
-            raise InputError(f"prompts must be a dict, class name -> words, not {self.prompts!r}")
+            raise InputError(f"prompts must be a dict from class names to words, not {self.prompts!r}")
         for name in self.prompts:
             if name not in self.data.classes:
                 raise InputError(f"prompts: {self.data.name} has no class {name!r}; {nearest(name, self.data.classes)}")
@@ -69,19 +69,20 @@ class EvalConfig:
         if self.background not in backgrounds:
             raise InputError(f"background must be one of {', '.join(backgrounds)}, not {self.background!r}")
         if self.background != "none" and self.data.classes[0] != "background":
-            raise InputError(f"background={self.background}: class 0 of {self.data.name} is {self.data.classes[0]}")
+            first = self.data.classes[0]
+            raise InputError(f"background={self.background}: class 0 of {self.data.name} is {first}, not background")
         if self.background == "vocabulary" and "background" not in self.prompts:
-            raise InputError("background=vocabulary: prompts must hold the words for the class background")
+            raise InputError("background=vocabulary needs prompts for the class background")
         if self.threshold is None and self.background == "threshold":
             raise InputError("background=threshold needs a threshold")
         if self.threshold is not None and self.background == "none":
-            raise InputError(f"threshold={self.threshold} does not go with background=none; set threshold=none as well")
+            raise InputError(f"threshold={self.threshold} conflicts with background=none; set threshold=none as well")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"threshold must be a probability between 0 and 1, not {self.threshold!r}")
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """The words of each class in label order, synonyms separated by "; "."""
+        """The words for each class in label order, synonyms separated by "; "."""
         asked = dict(self.prompts)
         if self.background != "vocabulary":
             asked.pop("background", None)
@@ -89,7 +90,7 @@ class EvalConfig:
 
     @property
     def model_options(self) -> dict:
-        """The model's options that this benchmark sets."""
+        """The model options set by this benchmark."""
         return {name: value for name in MODEL_FIELDS if (value := getattr(self, name)) is not None}
 
     def protocol(self) -> dict:

@@ -1,4 +1,4 @@
-"""How a configuration file becomes its value."""
+"""Loading configuration files."""
 
 import re
 import runpy
@@ -13,12 +13,12 @@ HERE = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    """The configurations of this folder that evaluate: cfg_ade20k, cfg_ade847, ..."""
+    """The benchmarks in this folder: cfg_ade20k, cfg_ade847, ..."""
     return sorted(path.stem for path in HERE.glob("cfg_*.py"))
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of a configuration: a path, or the name of a file in this folder, which may leave out "cfg_" and ".py".
+    """The file of a configuration: a path, or the name of a file in this folder, with or without "cfg_" and ".py".
 
     Raises NotFound for an unknown name, with the nearest one.
     """
@@ -28,7 +28,7 @@ def find_config(name: str | Path) -> Path:
         path = next((place for place in places if place.is_file()), path)
     if not path.is_file():
         known = sorted(file.stem for file in HERE.glob("*.py") if "\nconfig = " in file.read_text())
-        raise NotFound(f"there is no configuration {path.stem!r}; {nearest(path.stem, known)}; a path works too")
+        raise NotFound(f"unknown configuration {path.stem!r}; {nearest(path.stem, known)}; or give a path")
     return path
 
 
@@ -46,19 +46,20 @@ def load_config(name: str | Path) -> EvalConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except ModuleNotFoundError as error:
-        raise InputError(f"{path}: {error}; pip install -r requirements.txt installs what is needed") from None
-    except Exception as error:  # whatever a person's own file does
+        raise InputError(f"{path}: {error}; install the requirements: pip install -r requirements.txt") from None
+    except Exception as error:  # a user's file may raise anything
         raise InputError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:
         raise InputError(f"{path} does not set `config`")
     if not isinstance(found["config"], EvalConfig):
-        what = found["config"].__name__ if isinstance(found["config"], type) else type(found["config"]).__name__
-        raise InputError(f"{path}: `config` is {what}, not a value EvalConfig(...)")
+        value = found["config"]
+        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise InputError(f"{path}: `config` must be EvalConfig(...), not {what}")
     return found["config"]
 
 
 def _misspelt(error: TypeError) -> str:
-    """Python's complaint about an argument that a class does not take, with the nearest one it does take."""
+    """Python's message about an unexpected argument, with the nearest known one."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     made = next((frame.f_globals[match[1]] for frame in frames if match and match[1] in frame.f_globals), None)

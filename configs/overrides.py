@@ -1,4 +1,4 @@
-"""What a command line sets: fields of the configuration, and options of the model."""
+"""Settings from the command line: fields of the configuration, and options of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,8 +20,8 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Overrides:
-    """standard: the configuration as its file has it; config: with what is set; model: arguments of proxyclip.load;
-    words: the class file that replaces the prompts."""
+    """standard: the configuration as in its file; config: with the settings applied; model: arguments of
+    proxyclip.load; words: the class file that replaces the prompts."""
 
     standard: EvalConfig
     config: EvalConfig

@@ -1,6 +1,6 @@
-"""What the scores of a run depend on, and what of it differs from the benchmark's standard protocol.
+"""What the scores of a run depend on, and how it differs from the benchmark's standard protocol.
 
-A benchmark's standard protocol is its configuration and the preset, as they stand in their files.
+The standard protocol of a benchmark is its configuration and the preset, as in their files.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from configs.overrides import Overrides
 
 
 def protocol_of(config_name: str, config, model, samples, limit: int | None) -> dict:
-    """Everything that the scores depend on: stopped runs continue, and runs are compared, where all of it agrees."""
+    """Everything that scores depend on. A run can only be resumed, or compared with another, if all of it agrees."""
     import numpy
     import PIL
     import torch
@@ -40,8 +40,8 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
 def changes(overrides: Overrides, used, standard, limit: int | None, weights: str = "") -> dict:
     """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
 
-    used, standard: the model's `Plan` as it is, and as the benchmark and the preset alone would have it. Another CLIP
-    or VFM is not a change: tables name both. weights: their fingerprint, which tells files of one name apart.
+    used, standard: the model's `Plan` for this run, and for the benchmark and the preset alone. Another CLIP or VFM is
+    not a change, because tables name both. weights: their fingerprint, to distinguish files with the same name.
     """
     found = {}
     for name in ("split", "background", "threshold"):

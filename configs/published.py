@@ -1,6 +1,6 @@
-"""Published scores for the tables' reference columns: none measured here, always marked as published.
+"""Published scores for reference columns: none measured by this project, always marked as published.
 
-The engine's tables take them as an argument. The fields of a row are those of `proxyclip.reports.published`.
+They are passed to the tables as an argument. The fields of a row are documented in `proxyclip.reports.published`.
 """
 
 import json

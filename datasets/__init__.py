@@ -1,1 +1,1 @@
-"""proxyclip's benchmark readers - not the PyPI package of the same name."""
+"""Readers for the benchmark datasets; not the PyPI package of the same name."""

@@ -1,4 +1,4 @@
-"""Checks of the fields of a dataset's description: each refuses a value with one sentence."""
+"""Checks for the fields of a dataset: each rejects invalid values with one sentence."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -7,9 +7,9 @@ from proxyclip.errors import InputError
 
 
 def check_text(value, what: str) -> None:
-    """A text that is not blank and can be printed on one line."""
+    """InputError unless the value is a non-empty string that can be printed on one line."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise InputError(f"{what} must be a text that is not empty, not {value!r}")
+        raise InputError(f"{what} must be a non-empty string, not {value!r}")
 
 
 def check_plain_name(value, what: str) -> None:
@@ -22,7 +22,7 @@ def check_plain_name(value, what: str) -> None:
 def checked_names(value, what: str) -> tuple[str, ...]:
     """A tuple of names, all different."""
     if isinstance(value, str):
-        raise InputError(f"{what} is the single text {value!r}: a tuple of one name needs a comma, ({value!r},)")
+        raise InputError(f"{what} is a single string, {value!r}: a tuple of one name needs a comma, ({value!r},)")
     if not isinstance(value, (tuple, list)):
         raise InputError(f"{what} must be a tuple of names, not {value!r}")
     seen = set()

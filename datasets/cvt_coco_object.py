@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stuff_root", metavar="STUFF_ROOT", type=Path, help="where COCO-Stuff was unpacked")
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="where COCO-Object is written")
-    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one a core")
+    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one per core")
     arguments = parser.parse_args(argv)
     tasks = coco_object.tasks(arguments.stuff_root, arguments.out)
     made = run(tasks, arguments.out, arguments.processes)
-    print(f"{made} files made, {len(tasks) - made} were there already, in {arguments.out}")
+    print(f"{made} files written, {len(tasks) - made} already there, in {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where the raw archives of the benchmarks come from: `downloads.json`, read.
+"""Download addresses of the benchmarks, from `downloads.json`.
 
-    python -m datasets.downloads           prints the table of docs/datasets.md
+    python -m datasets.downloads           prints the table for docs/datasets.md
 
-Nothing is downloaded here: some archives are behind a registration or a form, and all are published under terms that
-whoever downloads them has to accept.
+Nothing is downloaded here: some archives require registration or a form, and all come with terms that the person
+downloading them has to accept.
 """
 
 import json
@@ -33,7 +33,7 @@ class Archive:
 
     @property
     def place(self) -> str:
-        """What to do with the file, once it is there."""
+        """Where to put the file after the download."""
         folder = "the data root" if self.unpack_in == "." else f"{self.unpack_in} below the data root"
         return f"{'put' if self.file.endswith('.json') else 'unpack'} it in {folder}"
 
@@ -52,18 +52,18 @@ def all_archives() -> tuple[Archive, ...]:
 
 
 def archives(dataset: str, split: str) -> list[Archive]:
-    """What one split of a dataset needs; empty for a dataset that is not in `downloads.json`."""
+    """The archives that one split of a dataset needs; empty for a dataset that is not in `downloads.json`."""
     return [archive for archive in all_archives() if dataset in archive.needed_by and split in archive.splits]
 
 
 def how_to_unpack(dataset: str, split: str) -> str:
-    """One clause for error messages; the addresses are left to the doctor, for they are long."""
+    """One clause for error messages; the addresses are long and left to doctor.py."""
     steps = [f"get {archive.file} and {archive.place}" for archive in archives(dataset, split)]
     return f"{', '.join(steps)} (python doctor.py prints the addresses)" if steps else ""
 
 
 def table() -> str:
-    """All archives as a table in Markdown."""
+    """A Markdown table of all archives."""
     lines = ["| file | for | splits | access | addresses | unpack in | md5 or size | |", "| --- " * 8 + "|"]
     for archive in all_archives():
         links = ", ".join(f"[{url.split('/')[2]}]({url})" for url in archive.urls)

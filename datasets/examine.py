@@ -1,4 +1,4 @@
-"""One split of a dataset on disk: what is there, what is wrong with it, and how to fix it."""
+"""Checks one split of a dataset on disk: what is there, what is wrong with it, and how to fix it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from proxyclip.image_io import read_image
 
 @dataclass
 class Diagnosis:
-    """What was found of one split of one dataset. state: "ok", "invalid" or "missing"."""
+    """The result for one split of one dataset. state: "ok", "invalid" or "missing"."""
 
     name: str
     path: Path
@@ -60,19 +60,19 @@ def examine(data: SegmentationData, root: Path, split: str = "val", sample: int 
 
 
 def fixes(data: SegmentationData, split: str) -> list[str]:
-    """What to download and what to run, a line each."""
+    """What to download and what to run, one line each."""
     commands = [f"run: python -m datasets.prepare {name}" for name in data.split(split).prepare]
     downloads = [data.source] if data.source else archives(data.name, split)
     return [*(f"download: {entry}" for entry in downloads), *commands]
 
 
 def spread(items: list, count: int) -> list:
-    """At most `count` of the items, evenly spread."""
+    """At most `count` of the items, evenly spaced."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
 def check_pairs(items: list[Item], values: LabelValues) -> tuple[Counter, list[str]]:
-    """How many pixels each class has, and what is wrong with the pairs: how many of them, and the first one."""
+    """Pixels per class, and what is wrong with the pairs: the number of faulty ones, and the first one."""
     pixels, bad, sizes = Counter(), [], []
     for item in items:
         try:

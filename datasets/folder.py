@@ -1,6 +1,6 @@
-"""A split of a dataset as a sequence of images and label maps; each pair is read when it is asked for.
+"""A split of a dataset as a sequence of images and label maps, each read on access.
 
-Shapes: images (H, W, 3) uint8, RGB, upright; label maps (H, W) int32, class indices with VOID (-1) for pixels that are
+Shapes: images (H, W, 3) uint8, RGB, upright; label maps (H, W) int32, class indices, with VOID (-1) for pixels that are
 not scored.
 """
 
@@ -19,7 +19,7 @@ from proxyclip.image_io import check_regular_file, read_image
 
 
 class Item(NamedTuple):
-    """Where one image and its label map lie. The stem names the pair, and may hold folders."""
+    """The files of one image and its label map. The stem names the pair and may contain folders."""
 
     stem: str
     image: Path
@@ -37,11 +37,11 @@ class Sample(NamedTuple):
 class SegmentationFolder(Sequence):
     """The pairs of a split: `len(folder)`, `folder.items[i]` without reading, `folder[i]` read. Picklable.
 
-    path: the dataset's folder. files: what lies where in it. values: what the label maps mean. how_to_get: completes
-    the sentence for files that are missing.
+    path: the dataset's folder. files: the locations of files in it. values: the meaning of label values. how_to_get:
+    appended to errors about missing files.
 
-    Order: the listing's, or sorted by stem. Raises NotFound if a listed or found pair is not complete (unless
-    allow_missing), InputError if there is no pair, or one twice.
+    Pairs are in the order of the listing, or sorted by stem. Raises NotFound if a pair is incomplete (unless
+    allow_missing), and InputError if there are no pairs or a pair occurs twice.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class SegmentationFolder(Sequence):
         stems = matching(self.path, self.files.images) | matching(self.path, self.files.labels)
         if not stems:
             pattern = self.path / self.files.images.replace("{}", "*")
-            raise NotFound(f"{self.values.dataset}: no file fits {pattern}; {self.how_to_get}")
+            raise NotFound(f"{self.values.dataset}: no file matches {pattern}; {self.how_to_get}")
         return sorted(stems)
 
     def missing(self) -> list[Path]:
-        """The images and label maps of `items` that are not there."""
+        """The images and label maps of `items` that do not exist."""
         return [path for item in self.items for path in (item.image, item.label) if not os.path.exists(path)]
 
     def __len__(self):
@@ -91,12 +91,12 @@ def listed(path: Path, how_to_get: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise InputError(f"the split file {path} is not text in UTF-8") from None
+        raise InputError(f"the split file {path} is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"cannot read the split file {path}: {error.strerror}") from None
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
-        raise InputError(f"the split file {path} lists no image; {how_to_get}")
+        raise InputError(f"the split file {path} lists no images; {how_to_get}")
     seen = set()
     for stem in stems:
         if stem in seen:

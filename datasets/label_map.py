@@ -1,7 +1,7 @@
-"""Label maps: one stored value a pixel, and which class it means.
+"""Label maps: one stored value per pixel, and the class it stands for.
 
-Shapes: (H, W) int32. A label map is read in the order in which its pixels are stored and is never resized, nor rotated:
-an EXIF orientation is meant for photographs. (Pillow applies that of a TIFF by itself; published label maps have none.)
+Shapes: (H, W) int32. A label map is read in the order in which its pixels are stored, and never resized or rotated:
+EXIF orientation is for photographs. (Pillow applies that of a TIFF by itself; published label maps have none.)
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ INDEX_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one intege
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What the stored values of a dataset mean.
+    """The meaning of the stored values of a dataset.
 
-    classes: how many there are. void: the stored value of pixels that are not scored, None if there is none.
-    zero_is_void: the stored value 0 is not scored either, and the stored value k means class k - 1.
+    classes: number of classes. void: the stored value of pixels that are not scored, None if there is none.
+    zero_is_void: whether the stored value 0 is not scored either, and the stored value k means class k - 1.
     """
 
     dataset: str
@@ -38,7 +38,9 @@ class LabelValues:
         if (bad := (label < VOID) | (label >= self.classes)).any():
             known = f"{int(self.zero_is_void)} ... {self.classes - 1 + self.zero_is_void}"
             void = f" or {self.void} (void)" if self.void is not None else ""
-            raise InputError(f"the label {path} holds the value {stored[bad][0]}, but {self.dataset} has {known}{void}")
+            raise InputError(
+                f"the label {path} contains the value {stored[bad][0]}, but {self.dataset} uses {known}{void}"
+            )
         return label
 
 
@@ -47,5 +49,5 @@ def read_indices(path: Path) -> np.ndarray:
     with open_image(path, "label") as image:
         decode(image, f"label {path}")
         if image.mode not in INDEX_MODES:
-            raise InputError(f"the label {path} is saved as {image.mode}, not as one class index a pixel")
+            raise InputError(f"the label {path} has mode {image.mode}, not one class index per pixel")
         return np.asarray(image).astype(np.int32)

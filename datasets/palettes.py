@@ -1,7 +1,7 @@
-"""One colour a class, in label order: (r, g, b) with 0 ... 255.
+"""Class colours in label order: (r, g, b), 0 to 255.
 
-The published colours of Cityscapes, ADE20K and COCO-Stuff (the last two give a few classes the same one), and the
-PASCAL colour map for everything else: it follows from the index alone, and no two indices share a colour.
+The published colours of Cityscapes, ADE20K and COCO-Stuff (the last two repeat a few), and the PASCAL colour map for
+everything else, which follows from the index alone and never repeats a colour.
 """
 
 Colours = tuple[tuple[int, int, int], ...]

@@ -1,4 +1,4 @@
-"""What a benchmark is: where its images and label maps lie, what its classes are called, what stored values mean."""
+"""Datasets: where images and label maps are, the class names, and the meaning of stored values."""
 
 import os
 from collections.abc import Mapping
@@ -45,10 +45,10 @@ class SegmentationData:
         check_plain_name(self.name, "name")
         for field_name in ("folder", "source"):
             if not isinstance(value := getattr(self, field_name), str):
-                raise InputError(f"{self.name}: {field_name} must be a text, not {value!r}")
+                raise InputError(f"{self.name}: {field_name} must be a string, not {value!r}")
         object.__setattr__(self, "classes", checked_names(self.classes, f"{self.name}: classes"))
         if not self.classes:
-            raise InputError(f"{self.name}: classes must hold at least one name")
+            raise InputError(f"{self.name}: classes must contain at least one name")
         if not isinstance(self.splits, Mapping) or not all(isinstance(s, Split) for s in self.splits.values()):
             raise InputError(f"{self.name}: splits must be a dict such as {{'val': Split(...)}}, not {self.splits!r}")
         if not (self.void is None or is_whole(self.void, 0)):
@@ -73,12 +73,12 @@ class SegmentationData:
 
     @property
     def colours(self) -> Colours:
-        """(r, g, b) of each class, in label order. Black stays free for pixels that are not scored."""
+        """(r, g, b) of each class in label order. Black is reserved for pixels that are not scored."""
         return self.palette or pascal(len(self.classes), first=1)
 
     @property
     def void_rule(self) -> str:
-        """The stored values that are not scored, for the record of a run."""
+        """The stored values that are not scored, for records."""
         values = ["0"] * self.zero_is_void + [str(self.void)] * (self.void is not None)
         return " and ".join(values) or "none"
 
@@ -87,8 +87,8 @@ class SegmentationData:
     ) -> SegmentationFolder:
         """The images and label maps of one split.
 
-        root: the data root; see `data_root`. allow_missing: files that are not there are an error only when read.
-        Raises NotFound or InputError, with a sentence that says what was looked for where and how to get it.
+        root: the data root; see `data_root`. allow_missing: missing files are an error only when they are read. Raises
+        NotFound or InputError with what was looked for, where, and how to get it.
         """
         files = self.split(split)
         values = LabelValues(self.name, len(self.classes), self.void, self.zero_is_void)
@@ -112,7 +112,7 @@ class SegmentationData:
         )
 
     def how_to_get(self, split: str = "val") -> str:
-        """How to put the files of a split in place: what to unpack where, and the commands that convert it."""
+        """How to get the files of a split: what to unpack where, and the commands that convert it."""
         commands = [f"run python -m datasets.prepare {name}" for name in self.split(split).prepare]
         steps = [self.source or how_to_unpack(self.name, split), *commands]
         return ", then ".join(filter(None, steps)) or f"put the files of {self.name} there"

@@ -1,4 +1,4 @@
-"""The files of one part of a dataset, e.g. of its validation images."""
+"""The files of one split of a dataset."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,13 @@ from proxyclip.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """Where the images and the ground truth of one part of a dataset lie.
+    """Where the images and the ground truth of one split are.
 
-    images, labels: patterns below the dataset's folder; `{}` stands for the stem, which may hold folders
-        ("frankfurt/frankfurt_000000_000294").
-    listing: a text file below the folder with one stem a line; empty: every image and every label that fits.
-    count: how many images there should be; several numbers where published copies differ.
-    prepare: the converters that write the labels, in order (`python -m datasets.prepare NAME`); empty: the download
-        has them.
+    images, labels: patterns below the dataset's folder; `{}` stands for the stem, which may contain folders
+    ("frankfurt/frankfurt_000000_000294"). listing: a text file below the folder with one stem per line; empty: every
+    image and every label that matches. count: the expected number of images; several numbers where published copies
+    differ. prepare: the converters that write the labels, in order (`python -m datasets.prepare NAME`); empty if the
+    download contains them.
 
     Raises InputError for a field of the wrong type.
     """
@@ -31,7 +30,7 @@ class Split:
             pattern = getattr(self, field)
             check_text(pattern, f"Split.{field}")
             if pattern.count("{}") != 1:
-                raise InputError(f"the pattern {pattern!r} must hold {{}} once, where the stem belongs")
+                raise InputError(f"the pattern {pattern!r} must contain {{}} exactly once, in place of the stem")
         if not isinstance(self.listing, str):
             raise InputError(f"Split.listing must be a path below the dataset's folder, not {self.listing!r}")
         if not isinstance(self.count, tuple) or not all(is_whole(number, 1) for number in self.count):

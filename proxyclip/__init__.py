@@ -1,4 +1,4 @@
-"""Open-vocabulary semantic segmentation: name what you look for, get a label for every pixel.
+"""Open-vocabulary semantic segmentation: an image and a list of class names in, a label for every pixel out.
 
 >>> import proxyclip
 >>> model = proxyclip.load("vitb16-dino")

@@ -1,4 +1,4 @@
-"""A cache of tensors that counts bytes, not entries: large images must not fill the memory with what they needed."""
+"""A cache of tensors with a limit in bytes rather than entries, so that large images do not fill the memory."""
 
 import threading
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""From names to a model that is ready: everything is checked first, then the VFM and CLIP are loaded."""
+"""From names and options to a model: all input is checked before any weights are loaded."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,7 +22,7 @@ ONE_WINDOW = 224  # MAE is built for the size of a window; without windows for i
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be built, checked as far as can be without loading any weights; see `load`."""
+    """A model that is checked as far as possible without loading weights; see `load`."""
 
     method: ModuleType
     options: Options
@@ -51,21 +51,21 @@ class Plan:
 
 
 def load(preset: str | None = None, **choices) -> Segmentor:
-    """A model that segments, by the name of a pair (`proxyclip.presets()` lists them) or of its two halves.
+    """Loads a model, by the name of a preset (see `proxyclip.presets()`) or of a CLIP and a VFM.
 
-    method: "proxyclip", or for comparison "maskclip" (CLIP's last values as they are) or "clip" (CLIP's own last
-    block), which need no VFM. clip: "ViT-B-16:openai", open_clip's names for architecture and weights;
+    method: "proxyclip", or one of the baselines "maskclip" (CLIP's values without attention) and "clip" (CLIP's own
+    last block), which need no VFM. clip: open_clip's names of architecture and weights, "ViT-B-16:openai";
     "ViT-B-16:random" for seeded random weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like,
-    "hf:ORGANISATION/MODEL", or "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to use instead
-    of a download. vfm_features: "tokens", or of DINO "q", "k", "v"; vfm_layer: the VFM's block to take them from,
-    counted from 1. device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is bf16
-    or fp16 on an accelerator and fp32, exact, on a CPU.
+    "hf:ORGANISATION/MODEL", or "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to load
+    instead of downloading. vfm_features: "tokens", or for DINO "q", "k" or "v". vfm_layer: the block of the VFM to take
+    features from, counted from 1. device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto",
+    which is fp32 on a CPU and bf16 or fp16 on an accelerator.
 
     All other arguments are fields of the method's `Options`: short_side, crop, stride, multiple (pixels), logit_scale,
-    templates, and of ProxyCLIP beta and gamma; the paper's values where they are not given. A preset may have values of
-    its own; they belong to its pair and do not apply to another CLIP or VFM.
+    templates, and beta and gamma for ProxyCLIP. The defaults are the paper's values. The settings of a preset apply to
+    its own pair only, not to another CLIP or VFM.
 
-    Raises InputError for unusable values and NotFound for weights that are neither local nor reachable.
+    Raises InputError for invalid values and NotFound for weights that are neither local nor reachable.
     """
     return plan(preset, **choices).build()
 
@@ -84,7 +84,7 @@ def plan(
     precision: str = "auto",
     **options,
 ) -> Plan:
-    """What `load` would build. Raises what it raises, before any weights are loaded."""
+    """The model that `load` would build, with the same errors, but without loading weights."""
     found = find_method(method)
     for name, value in (("clip", clip), ("vfm", vfm), ("vfm_features", vfm_features)):
         check_type(name, value, str | None)

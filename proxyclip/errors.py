@@ -1,4 +1,4 @@
-"""What bad input gets: one sentence, and exit code 2 from every script."""
+"""Errors for invalid input: one sentence, and exit code 2 in every script."""
 
 import errno
 import functools
@@ -14,19 +14,19 @@ MOST_NAMES = 40  # that an error lists
 
 
 class InputError(ValueError):
-    """A value from the caller that cannot be used; the message says what is wrong and what to do."""
+    """An invalid value from the caller; the message says what is wrong and what to do."""
 
 
 class NotFound(FileNotFoundError):
-    """A file that is not there: an image, a checkpoint, or weights that are neither cached nor reachable."""
+    """A file that does not exist: an image, a checkpoint, or weights that are neither cached nor reachable."""
 
 
 def main_guard(main):
-    """Wraps a script's `main`: bad input prints its sentence and exits with code 2, Ctrl-C with 130.
+    """Wraps the `main` of a script: invalid input prints its sentence and exits with code 2, Ctrl-C with 130.
 
-    A path that the system refuses (name too long, disk full) is bad input, too. Where the reader of the output ends
-    early, as in `script | head`, the script ends silently with 141, as one that SIGPIPE ends. Characters that the
-    output's encoding lacks are escaped. Anything else is a defect of ours and keeps its traceback.
+    A path that the system rejects (name too long, disk full) counts as invalid input. If the reader of the output
+    closes early, as in `script | head`, the script exits silently with 141, the code for SIGPIPE. Characters that the
+    output encoding lacks are escaped. Any other exception is a bug and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -59,13 +59,13 @@ def main_guard(main):
 def fail(error) -> NoReturn:
     """Prints the sentence and exits with code 2."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(1)  # of several processes mostly all say the same: the first one does, and the others end
+        time.sleep(1)  # several processes usually fail alike: let the first one report it
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
 def drop_output() -> None:
-    """Sends what is still to be printed nowhere: its reader is gone, and Python would complain at exit."""
+    """Discards pending output after its reader has gone, which Python would report at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -74,7 +74,7 @@ def drop_output() -> None:
 
 
 def nearest(wrong: str, known) -> str:
-    """The end of an error's sentence: 'did you mean …?' where known names look like `wrong`, and the known names."""
+    """The end of an error message: 'did you mean …?' if known names resemble `wrong`, and the known names."""
     import difflib
 
     known = sorted(known)

@@ -1,4 +1,4 @@
-"""Writing files: all of a file is there, or nothing of it."""
+"""Writing files atomically: a file is complete or does not exist."""
 
 import os
 import uuid
@@ -11,7 +11,7 @@ from proxyclip.errors import InputError
 
 
 def writable_folder(path: str | os.PathLike) -> Path:
-    """The folder, made if need be; InputError if files cannot be written to it."""
+    """The folder, created if necessary; InputError if files cannot be written to it."""
     path = usable(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -19,9 +19,9 @@ def writable_folder(path: str | os.PathLike) -> Path:
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"output folder {path} cannot be made: a file of that name is in its place") from None
+        raise InputError(f"cannot create the output folder {path}: a file of that name exists") from None
     except OSError as error:
-        raise InputError(f"output folder {path} cannot be written to: {error.strerror or error}") from None
+        raise InputError(f"cannot write to the output folder {path}: {error.strerror or error}") from None
     return path
 
 
@@ -29,8 +29,8 @@ def writable_folder(path: str | os.PathLike) -> Path:
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path`, which the block writes to and which is then renamed to `path`.
 
-    After an error there is neither a temporary file nor a change to `path`. Raises InputError for a path that no file
-    can have, OSError where the system refuses.
+    After an error there is no temporary file and `path` is unchanged. Raises InputError for an invalid path and OSError
+    where the system refuses.
     """
     path = usable(path)
     temporary = temporary_name(path)
@@ -81,7 +81,7 @@ def usable(path: str | os.PathLike) -> Path:
             return Path(path)
     except UnicodeEncodeError:  # a lone surrogate, or a system whose file names are ASCII
         pass
-    raise InputError(f"no file can have the name {os.fspath(path)!r}: it holds a character that is not allowed")
+    raise InputError(f"invalid file name {os.fspath(path)!r}: it contains a character that is not allowed")
 
 
 def write_json(path: str | os.PathLike, value) -> Path:

@@ -1,4 +1,4 @@
-"""Images in: any raster file as RGB, the resize of the published runs, tensors.
+"""Reading images: any raster file as RGB, the resizing of the published runs, tensors.
 
 Images are uint8 (H, W, 3) RGB arrays until `to_tensor`, then float32 (3, H, W) in [0, 1].
 """
@@ -79,7 +79,7 @@ def installed_formats() -> tuple[str, ...]:
 
 @contextmanager
 def without_pillow_limit():
-    """Our own limit is checked right after opening; Pillow's would warn or stop at another number before that."""
+    """Disables Pillow's own size limit, which would warn or stop at a different size than ours."""
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -142,7 +142,7 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
 
 def rgb_from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 of an array; a copy, so that later changes to the caller's array do not reach us."""
+    """(H, W, 3) uint8 of an array; a copy, so later changes to the caller's array have no effect."""
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"an image array must be uint8 (0 to 255) or uint16 (0 to 65535), not {array.dtype}: "
@@ -170,7 +170,7 @@ def scaled_size(height: int, width: int, short_side: int, long_side: int = 2048)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 -> (h, w, 3) uint8, bilinear, by OpenCV: published scores rest on its bytes."""
+    """(H, W, 3) uint8 -> (h, w, 3) uint8, bilinear, by OpenCV, as in the published runs."""
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 

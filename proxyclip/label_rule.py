@@ -1,8 +1,8 @@
-"""How scores become labels: the rule, and its application tile by tile.
+"""From scores to labels, tile by tile.
 
-The image is decided tile by tile: nothing of the size queries × H × W is ever held.
+Labels are decided in tiles, so nothing of size queries × H × W is ever in memory.
 
-Shapes: Q queries, R rows and C columns of all windows' scores, H × W the label map.
+Shapes: Q queries, R rows and C columns of the scores of all windows, H × W the label map.
 """
 
 from collections.abc import Iterable
@@ -22,10 +22,10 @@ CPU_TILE, ACCELERATOR_TILE = (1_000_000, 64), (100_000_000, 512)  # scores, colu
 class LabelRule:
     """How scores become labels.
 
-    scale: scores are multiplied by it first (logit scale). window_sigmoid: a sigmoid is applied to each window at its
-    own resolution, before windows are averaged. subtract: (class name, value) pairs: what is subtracted from a class's
-    scores then. activation: "softmax" over all queries, or "none". threshold: where the winning score, a probability
-    behind a softmax, lies below it the label is 0.
+    scale: factor applied to the scores first (logit scale). window_sigmoid: whether a sigmoid is applied to each window
+    at its own resolution, before windows are averaged. subtract: pairs of class name and value, subtracted from the
+    scores of the class after that. activation: "softmax" over all queries, or "none". threshold: pixels whose winning
+    score (a probability after a softmax) is below it get label 0.
     """
 
     scale: float = 1.0
@@ -39,7 +39,7 @@ class LabelRule:
             raise InputError(f'activation is {self.activation!r}; choose "softmax" or "none"')
 
     def settings(self) -> dict:
-        """All of it but the threshold, which each call may set anew; ready for JSON."""
+        """Everything but the threshold, which each call may set; ready for JSON."""
         return {
             "logit_scale": self.scale,
             "window_sigmoid": self.window_sigmoid,
@@ -65,11 +65,11 @@ def label_map(
     keep: Iterable[int] = (),
     tile: tuple[int, int] | None = None,
 ) -> LabelMap:
-    """The label map of one image, `size` (H, W), whatever size was cut.
+    """The label map of one image at `size` (H, W), independent of the size that was cut.
 
-    class_of_query: (Q,) int64; of a class with several queries the best one counts. subtract: (Q,), what is subtracted
-    from each query's scores. keep: classes whose score maps are returned. tile: how many scores are held at a
-    time, and columns of them (default: what fits a processor's cache, or what fills an accelerator).
+    class_of_query: (Q,) int64; a class with several queries gets the score of the best one. subtract: (Q,), subtracted
+    from the scores of each query. keep: classes whose score maps are returned. tile: number of scores and columns per
+    tile (default: what fits into a processor's cache or fills an accelerator).
     """
     views, device = scores.views, scores.views[0].scores.device
     queries = views[0].scores.shape[1]
@@ -133,10 +133,10 @@ def combine(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def best_query(tile: Tensor, block: int = 32) -> tuple[Tensor, Tensor]:
-    """Maximum over the queries of (h, Q, w) and which query has it, the first on ties; both (h, w).
+    """Maximum over the queries of (h, Q, w) and its query, the first on ties; both (h, w).
 
-    PyTorch finds a maximum ten times as fast as a maximum with its place. So the place is found in two steps: which
-    block of queries, then which of that block.
+    PyTorch computes amax ten times as fast as a maximum with its index. The index is therefore found in two steps:
+    first the block of queries, then the query within the block.
     """
     best, blocks = torch.stack([part.amax(1) for part in tile.split(block, dim=1)], dim=1).max(1)  # (h, w)
     members = blocks[:, None] * block + torch.arange(block, device=tile.device)[:, None]  # (h, block, w)

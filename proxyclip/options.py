@@ -1,4 +1,4 @@
-"""Options of a method or a configuration: typed fields of a frozen dataclass, checked and read from a command line."""
+"""Options of a method or configuration: typed fields of a frozen dataclass, checked and parsed from a command line."""
 
 import math
 import types
@@ -11,9 +11,9 @@ from proxyclip.errors import InputError, nearest
 
 
 def make_options(kind: type, given: Mapping, source: str):
-    """`kind(**given)`; InputError for an unknown field, naming the nearest one, and for a value of another type.
+    """`kind(**given)`; InputError for an unknown field, naming the nearest one, and for a value of the wrong type.
 
-    source: what has these options, for the error's sentence: "method maskclip".
+    source: where the options belong, for the error message: "method maskclip".
     """
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
@@ -25,13 +25,13 @@ def make_options(kind: type, given: Mapping, source: str):
 
 
 def check_type(name: str, value, hint) -> None:
-    """InputError unless `value` is what the annotation says; floats must be finite, and True is not a number."""
+    """InputError unless `value` matches the annotation; floats must be finite, and True is not a number."""
     if not fits(value, hint):
         raise InputError(f"{name} must be {wanted(hint)}, not {value!r}")
 
 
 def plain(value, hint):
-    """The value in Python's own types, as JSON knows them: 1 for a float is 1.0, and so is NumPy's."""
+    """The value in Python's own types, as JSON has them: 1 becomes 1.0 for a float, and NumPy scalars are converted."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return float(value) if hint is float or float in get_args(hint) else int(value)
@@ -58,15 +58,15 @@ def wanted(hint) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
-        return "a tuple of texts"
-    names = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
+        return "a tuple of strings"
+    names = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
     return names.get(hint, "none" if hint is type(None) else getattr(hint, "__name__", str(hint)))
 
 
 def parse_option(kind: type | Mapping, name: str, text: str):
-    """The value of a field, read from a command line by the field's annotation: "1.2", "none", "a photo of a {}.".
+    """The value of a field, parsed by the field's annotation from text such as "1.2", "none" or "a photo of a {}.".
 
-    kind: a dataclass, or annotations by name.
+    kind: a dataclass, or a mapping from names to annotations.
     """
     hint = kind[name] if isinstance(kind, Mapping) else get_type_hints(kind)[name]
     for reading in (hint, *get_args(hint)):
@@ -79,7 +79,7 @@ def parse_option(kind: type | Mapping, name: str, text: str):
 
 
 def read_as(text: str, hint):
-    """The text as a value of one type, or None where it is none of that type."""
+    """The text as a value of one type, or None if it is not of that type."""
     if hint is bool:
         return {"true": True, "false": False}.get(text.lower())
     if hint in (int, float):

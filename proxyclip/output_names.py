@@ -1,4 +1,4 @@
-"""The names of the files that a segmentation is saved as."""
+"""File names for a saved segmentation."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def output_names(stem: str, heatmaps=()) -> dict[str, str]:
     Raises InputError where `stem` cannot begin those names: one with a folder in it, or one that is too long.
     """
     if not is_file_name(stem):
-        raise InputError(f"stem {stem!r} cannot begin a file name: choose one without a folder, such as 'street'")
+        raise InputError(f"stem {stem!r} cannot start a file name: choose one without a folder, such as 'street'")
     names = {"overlay": f"{stem}_overlay.png", "labels": f"{stem}_labels.png", "json": f"{stem}.json"}
     for name, part in zip(heatmaps, class_parts(heatmaps), strict=True):
         names[f"heatmap {name}"] = f"{stem}_heatmap_{part}.png"
@@ -27,10 +27,10 @@ def output_names(stem: str, heatmaps=()) -> dict[str, str]:
     try:
         longest = max(len(os.fsencode(name)) for name in names.values())
     except UnicodeEncodeError:
-        raise InputError(f"stem {stem!r} cannot begin a file name: it holds half a character") from None
+        raise InputError(f"stem {stem!r} cannot start a file name: it contains half a character") from None
     if longest > MOST_BYTES:
         most = len(os.fsencode(stem)) - (longest - MOST_BYTES)
-        raise InputError(f"stem {stem!r} is too long to begin file names: choose one of at most {most} bytes")
+        raise InputError(f"stem {stem!r} is too long for file names: choose one of at most {most} bytes")
     return names
 
 

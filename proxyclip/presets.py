@@ -1,4 +1,4 @@
-"""The pairs of models that have a name of their own."""
+"""Named pairs of a CLIP and a vision foundation model."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 from proxyclip.backbones import vfm
 from proxyclip.errors import InputError, nearest
 
-# CLIP: parameters of both towers, where the weights are, their licence
+# CLIP -> number of parameters, repository and licence of the weights
 CLIPS = {
     "ViT-B-16:openai": (149_620_737, "timm/vit_base_patch16_clip_224.openai", "MIT"),
     "ViT-L-14:openai": (427_616_513, "timm/vit_large_patch14_clip_224.openai", "MIT"),
@@ -27,11 +27,11 @@ MINI = Path(__file__).parent / "mini"
 
 @dataclass(frozen=True)
 class Preset:
-    """A CLIP and a VFM, and what a user wants to know before downloading them.
+    """A CLIP and a VFM, with the facts to know before downloading them.
 
-    `parameters` and `megabytes` (10^6 bytes to download, about) count both models; `sources` are the hub's
-    repositories. `options` holds what differs from the methods' own values, `vfm_layer` the VFM's block to take
-    features from (None: the last), `known_words` all names that a CLIP with a small vocabulary has learnt.
+    `parameters` and `megabytes` (10^6 bytes, approximate) count both models; `sources` are the repositories on the hub.
+    `options` contains the settings that differ from the defaults of the methods, `vfm_layer` the block of the VFM to
+    take features from (None: the last), `known_words` all names that a CLIP with a small vocabulary was trained on.
     """
 
     name: str
@@ -68,7 +68,7 @@ def find_preset(name: str) -> Preset:
 
 
 def embedded() -> Preset:
-    """The tiny pair that is part of this package, with its own settings; see mini/MODEL_CARD.md."""
+    """The tiny pair that ships with this package, with its own settings; see mini/MODEL_CARD.md."""
     facts = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["options"].items()}
     return Preset(
@@ -86,7 +86,7 @@ def embedded() -> Preset:
 
 
 def recorded_name(name: str) -> str:
-    """A model's name as results tell it: the embedded ones without the folder they are installed in."""
+    """A model's name in results: embedded models without the folder they are installed in."""
     own = embedded()
     name = name.replace(f"{own.vfm} layer {own.vfm_layer}", own.vfm)  # the layer it is made for
     return name.replace(own.vfm, "mini-vfm").replace(own.clip, "mini-clip")

@@ -1,4 +1,4 @@
-"""How far a long task is: a progress bar on a terminal, plain lines in a log."""
+"""A progress bar on a terminal, plain lines in a log."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What `segment` returns: a label for every pixel, and ways to look at the labels and to save them."""
+"""The result of `segment`: a label for every pixel, and methods to display and save it."""
 
 import json
 import os
@@ -22,17 +22,17 @@ from proxyclip.vocabulary import split_names
 
 @dataclass
 class Segmentation:
-    """One segmented image of H x W pixels.
+    """The result for one image of H x W pixels.
 
-    labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. A pixel's label is the class of its most
-    similar single name, or 0 where the confidence lies below the threshold that was asked for.
-    confidence: (H, W) float32: the score that decided, which the threshold is compared with. For training-free methods
-    it is the probability of the winning class's best name in the softmax over all names, 0 to 1: another name of the
-    same class takes its share of it, and it is not calibrated.
+    labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. The label of a pixel is the class of its
+    most similar single name, or 0 if the confidence is below the threshold.
+    confidence: (H, W) float32: the winning score, which is compared with the threshold. For training-free methods, this
+    is the probability of the winning class's best name in the softmax over all names, 0 to 1. Other names of the same
+    class take their share of the probability, and it is not calibrated.
     classes: the names as given, "car; truck" for a class with two.
     image: (H, W, 3) uint8 RGB, the image that was segmented.
-    settings: how it was made.
-    probabilities: class name -> (H, W) float32, its probability at every pixel, for the classes that were asked for.
+    settings: the settings of the model.
+    probabilities: class name -> (H, W) float32, its probability at every pixel, for the requested classes.
     """
 
     labels: np.ndarray
@@ -43,33 +43,33 @@ class Segmentation:
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
     def colours(self) -> np.ndarray:
-        """(K, 3) uint8 RGB: a name has the same colour in every result, except where two names clash."""
+        """(K, 3) uint8 RGB: a name has the same colour in every result, unless two names clash."""
         return class_colours(self.classes)
 
     def areas(self) -> dict[str, float]:
-        """Class name -> its share of the pixels, 0 to 1."""
+        """Class name -> its share of all pixels, 0 to 1."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         return {name: count / self.labels.size for name, count in zip(self.classes, counts.tolist(), strict=True)}
 
     def overlay(self, alpha: float = 0.55, legend: bool = True, caption: str = "") -> Image.Image:
-        """The image under the colours of its classes, with a legend of their areas.
+        """The image with its classes in colour, and a legend with their areas.
 
-        alpha: weight of the colours, 0 to 1. caption: a text above the image. Tiny images are enlarged, those longer
-        than 30,000 pixels reduced. Raises InputError for another alpha.
+        alpha: weight of the colours, 0 to 1. caption: text above the image. Tiny images are enlarged, and images longer
+        than 30,000 pixels reduced. Raises InputError for an invalid alpha.
         """
         if not 0 <= alpha <= 1:
-            raise InputError(f"alpha is {alpha}; it is the weight of the colours, so choose one between 0 and 1")
+            raise InputError(f"alpha is {alpha}; it must be between 0 and 1")
         sheet = overlay(self.image, self.labels, self.colours(), alpha)
         if legend:
             sheet = with_legend(sheet, self.legend_entries(), self.text_size())
         return with_caption(sheet, caption, size=self.text_size()) if caption else sheet
 
     def text_size(self) -> int:
-        """Pixels of the font of legends and captions."""
+        """Font size of legends and captions in pixels."""
         return font_size(*display_size(*self.labels.shape))
 
     def legend_entries(self) -> list[tuple[str, float, np.ndarray]]:
-        """First name, share of the pixels and colour of each class that was found, the largest first."""
+        """First name, area and colour of each class in the result, largest first."""
         found = [
             (split_names(name)[0], area, colour)
             for (name, area), colour in zip(self.areas().items(), self.colours(), strict=True)
@@ -78,17 +78,17 @@ class Segmentation:
         return sorted(found, key=lambda entry: -entry[1])
 
     def save(self, folder: str | os.PathLike, stem: str = "segmentation", caption: str = "") -> dict[str, Path]:
-        """Writes everything to `folder`, which is created if need be; returns the path of each file.
+        """Writes all outputs to `folder`, which is created if necessary; returns the path of each file.
 
-        "overlay": STEM_overlay.png; "labels": STEM_labels.png, with the classes' colours as its palette, or 16-bit grey
+        "overlay": STEM_overlay.png; "labels": STEM_labels.png, with the class colours as its palette, or 16-bit grey
         above 255 classes; "json": STEM.json, with classes, colours, areas, mean confidences and settings. For each
-        class of `probabilities`, "heatmap NAME": STEM_heatmap_NAME.png, and "probability NAME":
-        STEM_probability_NAME.png, 16-bit grey, 65535 for 1; file names hold a short form of NAME. caption: a text above
-        overlay and heat maps.
+        class in `probabilities`, "heatmap NAME": STEM_heatmap_NAME.png, and "probability NAME":
+        STEM_probability_NAME.png, 16-bit grey with 65535 for 1; file names contain a short form of NAME. caption: text
+        above overlay and heat maps.
 
-        Raises InputError, before anything is written, for a folder that cannot be written to and for a stem that cannot
-        begin a file name (see `output_names`); later for a file that cannot be written, for want of space perhaps. The
-        files that hold numbers are written first, and those written before the error are complete.
+        Raises InputError, before anything is written, if the folder is not writable or the stem cannot start a file
+        name (see `output_names`); later if a file cannot be written, for example because the disk is full. Files with
+        numbers are written first, and all files written before the error are complete.
         """
         names = output_names(stem, self.probabilities)
         folder = writable_folder(folder)
@@ -104,7 +104,7 @@ class Segmentation:
         return paths
 
     def images(self, caption: str = "") -> Iterator[tuple[str, Image.Image]]:
-        """Key and content of each image that `save` writes, one at a time, those that hold numbers first."""
+        """Key and content of each image that `save` writes, one at a time, those with numbers first."""
         yield "labels", self.label_image()
         for name, probability in self.probabilities.items():
             yield f"probability {name}", Image.fromarray(quantised(probability, np.uint16))
@@ -122,9 +122,9 @@ class Segmentation:
         return image
 
     def summary(self) -> dict:
-        """Everything but the maps themselves, in types that JSON has.
+        """Everything but the maps, as JSON types.
 
-        The mean confidence of a class is None where it is absent or where its confidence is not finite.
+        The mean confidence of a class is None if the class is absent or its confidence is not finite.
         """
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         sums = np.bincount(self.labels.ravel(), self.confidence.ravel(), minlength=len(self.classes))
@@ -150,7 +150,7 @@ class Segmentation:
 
 
 def json_types(value):
-    """The value in types that JSON has: arrays become lists, numbers that are not finite None, other types text."""
+    """The value as JSON types: arrays become lists, non-finite numbers None, and other types strings."""
     if hasattr(value, "tolist") and not isinstance(value, type):  # NumPy's and torch's scalars and arrays
         value = value.tolist()
     if isinstance(value, dict):

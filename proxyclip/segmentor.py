@@ -1,7 +1,7 @@
-"""The contract of every method and head, and the one way from photographs and names to label maps.
+"""The interface of every method and head, and the path from images and class names to label maps.
 
 Shapes: B windows of c × c pixels, h × w the scores of one window, Q queries, E CLIP's joint embedding width, P prompts
-of a class, H × W the photograph.
+per class, H × W the image.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,13 +24,13 @@ ONE_WINDOW = 1024  # pixels of an image that is neither cut nor resized, for the
 
 
 class Segmentor(nn.Module):
-    """A model that gives every pixel one of the names it is asked for.
+    """A model that assigns one of the given names to every pixel.
 
     A method or head defines `method`, `encode_classes`, `window_scores` and `settings`, and overrides `image_scores` if
-    its windows need to know of each other or of the whole image. Everything else is written once, here.
+    its windows depend on each other or on the whole image. Everything else is implemented here.
 
-    method: the name that papers print, for records and tables. queries: "names" for models that take the class names
-    of a benchmark instead of the words that stand for them ("boat", not "ship").
+    method: the name as printed in papers, for records and tables. queries: "names" for models that use the class names
+    of a benchmark instead of its prompts ("boat", not "ship").
     """
 
     method: str
@@ -46,10 +46,10 @@ class Segmentor(nn.Module):
         patch_size: int,
         known_words: tuple[str, ...] | None = None,
     ):
-        """windows, label_rule: how images are cut and decided. short_side: images are resized to it, keeping their
-        aspect, the long side to at most 2048 (0: not resized). padding_colour: RGB in [0, 1] of what lies beyond the
-        image. patch_size: of the smallest patches. known_words: all names that a small CLIP has learnt; others bring
-        a warning."""
+        """windows, label_rule: how images are cut, and how scores become labels. short_side: images are resized to this
+        short side, keeping their aspect ratio, with a long side of at most 2048 (0: not resized). padding_colour: RGB
+        in [0, 1] of pixels beyond the image. patch_size: size of the smallest patches. known_words: all names that a
+        small CLIP was trained on; others raise a warning."""
         super().__init__()
         self.windows, self.label_rule, self.short_side = windows, label_rule, short_side
         self.patch_size, self.known_words = patch_size, known_words
@@ -68,11 +68,11 @@ class Segmentor(nn.Module):
         raise NotImplementedError
 
     def image_scores(self, image: Tensor, text: Tensor, batch_windows: int | None = None) -> WindowScores:
-        """(3, H, W) RGB in [0, 1] -> the scores of all its windows; several views may be combined with weights."""
+        """(3, H, W) RGB in [0, 1] -> the scores of all windows; several views may be combined with weights."""
         return next(self._windows_of([image], text, batch_windows))
 
     def settings(self) -> dict:
-        """All that a score depends on beside the image and the words, ready for JSON."""
+        """Everything that a score depends on besides the image and the class names, ready for JSON."""
         return {
             "method": self.method,
             "short_side": self.short_side,
@@ -94,13 +94,13 @@ class Segmentor(nn.Module):
         probabilities=(),
         max_pixels: int = MAX_PIXELS,
     ) -> Segmentation | list[Segmentation]:
-        """Labels every pixel of one image, or of each of a list.
+        """Labels every pixel of one image, or of each image in a list.
 
-        images: a path, a PIL image, an (H, W, 3) uint8 array, or a list of those. classes: names; one class may have
-        several, "car; truck". threshold: where the winning score lies below it the label is 0 (default: the label
-        rule's). batch_windows: how many windows run at a time (default: by their size and the device). probabilities:
-        the classes whose probability maps the result holds.
-        Returns a Segmentation, or a list of them. Raises InputError or NotFound with one sentence for bad input.
+        images: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these. classes: names; one class may have
+        several, "car; truck". threshold: pixels with a winning score below it get label 0 (default: that of the label
+        rule). batch_windows: windows per batch (default: depends on their size and the device). probabilities: classes
+        whose probability maps the result contains. Returns a Segmentation, or a list of them. Raises InputError or
+        NotFound for invalid input.
         """
         if isinstance(images, (list, tuple)):
             return list(self.segment_each(images, classes, threshold, batch_windows, probabilities, max_pixels))
@@ -110,7 +110,7 @@ class Segmentor(nn.Module):
     def segment_each(
         self, images, classes, threshold=None, batch_windows=None, probabilities=(), max_pixels=MAX_PIXELS
     ) -> Iterator[Segmentation]:
-        """As `segment`, one result at a time, for more images than fit in memory."""
+        """Like `segment`, but yields one result at a time, for more images than fit in memory."""
         vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.parse(classes)
         keep = [vocabulary.index(name) for name in list_of_names(probabilities, "probabilities")]
         rule = self.rule(threshold)
@@ -157,7 +157,7 @@ class Segmentor(nn.Module):
         if threshold is None:
             return self.label_rule
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            raise InputError(f"threshold is {threshold!r}: it is a probability, so choose a number between 0 and 1")
+            raise InputError(f"threshold is {threshold!r}; it must be a probability between 0 and 1")
         return replace(self.label_rule, threshold=float(threshold))
 
     @property
@@ -175,10 +175,10 @@ class Segmentor(nn.Module):
         return score_images(score, images, self.windows, self.padding_colour, self.batch_size(batch_windows))
 
     def batch_size(self, batch_windows: int | None) -> int:
-        """Windows that run at a time: as given, or as many as their tokens allow."""
+        """Windows per batch: as given, or as many as the number of tokens allows."""
         if batch_windows is not None:
             if isinstance(batch_windows, bool) or not isinstance(batch_windows, int) or batch_windows < 1:
-                raise InputError(f"batch_windows is {batch_windows!r}; at least one window must run at a time")
+                raise InputError(f"batch_windows is {batch_windows!r}; it must be a whole number of at least 1")
             return batch_windows
         return windows_per_batch(self.windows.crop or self.short_side or ONE_WINDOW, self.patch_size, self.device)
 
@@ -196,5 +196,5 @@ def as_it_is(height: int, width: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def on_device(values: tuple, device: torch.device) -> Tensor:
-    """The numbers as a tensor that is copied to an accelerator once."""
+    """The numbers as a tensor, copied to an accelerator only once."""
     return torch.tensor(values, device=device)

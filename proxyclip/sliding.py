@@ -1,4 +1,4 @@
-"""Sliding windows: how an image is cut, and how the windows of one or several images are scored in batches.
+"""Sliding windows: cutting images, and scoring the windows of one or several images in batches.
 
 Shapes: Q queries, H × W the image, c_h × c_w a padded window, h × w the scores of one window.
 """
@@ -19,10 +19,10 @@ ACCELERATOR_TOKENS = 32_768
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """How an image is cut, in pixels: side of a window, step, and the multiple that a window is padded to.
+    """How an image is cut, in pixels: side and stride of the windows, and the multiple that they are padded to.
 
-    crop = 0 takes the whole image as one window. min_side: shorter windows are padded to it, for no model sees less
-    than one patch.
+    crop 0 uses the whole image as one window. min_side: smaller windows are padded to this size, because no model
+    accepts less than one patch.
     """
 
     crop: int
@@ -37,29 +37,29 @@ class SlidingWindows:
             raise InputError(f"stride {self.stride} above crop {self.crop} would leave gaps; choose stride <= crop")
 
     def starts(self, length: int) -> list[int]:
-        """Where the windows of an axis begin; the last is pulled back so that it ends at the border."""
+        """Start of each window along an axis; the last one is shifted back to end at the border."""
         if not self.crop:
             return [0]
         count = max(length - self.crop + self.stride - 1, 0) // self.stride + 1
         return [max(min(i * self.stride + self.crop, length) - self.crop, 0) for i in range(count)]
 
     def count(self, size: tuple[int, int]) -> int:
-        """Windows of an image of that height and width."""
+        """The number of windows for an image (H, W)."""
         return len(self.starts(size[0])) * len(self.starts(size[1]))
 
     def side(self, length: int) -> int:
-        """A window's side before padding."""
+        """The side of a window before padding."""
         return min(self.crop or length, length)
 
     def padding(self, length: int) -> tuple[int, int]:
-        """Pixels added before and after a window of an axis."""
+        """Pixels added before and after a window along an axis."""
         side = self.side(length)
         padded = max(side + (-side % self.multiple if self.crop else 0), self.min_side)
         return (padded - side) // 2, padded - side - (padded - side) // 2
 
 
 def windows_per_batch(side: int, patch_size: int, device: torch.device) -> int:
-    """How many windows of side × side pixels run at a time: as many as their tokens allow on that device."""
+    """How many windows of side × side pixels form a batch: as many as their tokens allow on this device."""
     tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
     return max(1, tokens // max(1, side // patch_size) ** 2)
 
@@ -127,7 +127,7 @@ def halving(window_scores: Callable[[Tensor], Tensor], crops: Tensor) -> list[Te
         if len(crops) == 1:
             height, width = crops.shape[-2:]
             raise InputError(
-                f"one window of {height}x{width} pixels does not fit the memory of {crops.device}: choose a smaller "
+                f"one window of {height}x{width} pixels does not fit in the memory of {crops.device}: choose a smaller "
                 "crop, precision bf16 or fp16, or device cpu"
             ) from None
     half = len(crops) // 2  # outside the except block, which holds on to the memory of the failed batch

@@ -1,12 +1,12 @@
-"""From the windows' low-resolution scores to full resolution: the weights with which each pixel draws on them.
+"""From the windows' low-resolution scores to full resolution: how much each pixel takes from which score.
 
-Upsampling a window, cutting its padding, averaging where windows overlap and resizing to the image are linear and act
-on rows and columns separately. So the final score map of a query is A_h · M · A_wᵀ, where M holds all windows' scores
-side by side and the two matrices depend on sizes only. Where a sigmoid is applied to each upsampled window first, the
-chain is P_h · sigmoid(U_h · M · U_wᵀ) · P_wᵀ. Each row of such a matrix has a few entries next to each other, so it is
-made and used in bands of rows.
+Upsampling a window, cutting off its padding, averaging overlapping windows and resizing to the image are all linear and
+act on rows and columns separately. The final score map of a query is therefore A_h · M · A_wᵀ, where M contains the
+scores of all windows side by side and the two matrices depend on sizes only. If a sigmoid is applied to each upsampled
+window first, it is P_h · sigmoid(U_h · M · U_wᵀ) · P_wᵀ. Each row of such a matrix has a few adjacent entries, so it is
+built and applied in bands of rows.
 
-Shapes: R rows and C columns of all windows' scores, Q queries, T entries of a row.
+Shapes: R rows and C columns of the scores of all windows, Q queries, T entries per row.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Class names to unit vectors: every prompt template filled in, encoded and averaged; computed once per name.
+"""Text embeddings of class names: all prompt templates are encoded and averaged, once per name.
 
 Shapes: Q names, P prompt templates, L tokens, E the joint embedding width.
 """
@@ -18,8 +18,8 @@ from proxyclip.text_memory import TextMemory, forget, memory_of, text_parameters
 from proxyclip.vocabulary import list_of_names, shortened
 
 PROMPTS_PER_BATCH = 40  # half of CLIP's 80 templates: the shorter half is not padded to the longest prompt
-MANY_PROMPTS = 2000  # from here on a progress bar
-MAX_CHARACTERS = 1000  # far beyond what CLIP reads; the tokenizer's time grows with the square of a word's length
+MANY_PROMPTS = 2000  # with more, a progress bar
+MAX_CHARACTERS = 1000  # far beyond CLIP's context; the tokenizer takes time quadratic in the length of a word
 
 
 def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Tensor:
@@ -55,7 +55,7 @@ def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Ten
 
 
 def encode_name(clip: DenseCLIP, name: str, templates: tuple[str, ...], average: bool = True) -> Tensor:
-    """The unit vector (E,) of one name, or one for each template (P, E), computed in any case."""
+    """The unit vector (E,) of one name, or one per template (P, E), without using the cache."""
     prompts = encode_prompts(clip, [fill(template, name) for template in templates])  # (P, E)
     prompts = F.normalize(prompts, dim=-1)
     return F.normalize(prompts.mean(0), dim=-1) if average else prompts
@@ -99,14 +99,14 @@ def cached_rows(clip: DenseCLIP, memory: TextMemory, names, templates, average: 
                 row = new[key] = encode_name(clip, name, templates, average).cpu()
             rows[name] = row.clone()  # not a view that would hold the whole file
             memory.put((name, templates, average), rows[name])
-    finally:  # also when interrupted: what is encoded need not be encoded again
+    finally:  # even when interrupted, so that nothing is encoded twice
         if new:
             text_cache.add_rows(file, new)
     return rows
 
 
 def name_keys(clip: DenseCLIP, names: list[str], templates: tuple[str, ...]) -> list[bytes]:
-    """A key for each name, from the name and how the tokenizer reads it; warns of names that are cut."""
+    """A cache key for each name, from the name and its tokens; warns about names that are truncated."""
     longest = max(templates, key=len)
     tokens = clip.tokenizer(["", *(fill(longest, name) for name in names)])  # (1 + Q, L)
     padding, tokens = tokens[0, -1], tokens[1:]
@@ -114,7 +114,7 @@ def name_keys(clip: DenseCLIP, names: list[str], templates: tuple[str, ...]) -> 
         if full:
             warnings.warn(
                 f"the name {shortened(name)} fills all {tokens.shape[1]} tokens that this "
-                "CLIP reads: anything beyond them is ignored; choose a shorter name",
+                "CLIP accepts: the rest is ignored; choose a shorter name",
                 stacklevel=2,
             )
     return [text_cache.digest(parts) for parts in zip(names, tokens.tolist(), strict=True)]
@@ -126,11 +126,11 @@ def default_templates() -> tuple[str, ...]:
 
 
 def check_templates(templates) -> tuple[str, ...]:
-    """The templates as a tuple; a single text is one template. InputError if one has no place {} for the name."""
+    """The templates as a tuple; a single string is one template. InputError if one has no {} for the name."""
     templates = (templates,) if isinstance(templates, str) else list_of_names(templates, "templates")
     if not templates:
-        raise InputError("no prompt templates were given; '{}' alone uses the bare names")
+        raise InputError("templates is empty; ['{}'] uses the bare names")
     for template in templates:
         if "{}" not in template:
-            raise InputError(f"prompt template {template!r} has no {{}} where the name goes")
+            raise InputError(f"prompt template {template!r} has no {{}} for the name")
     return templates

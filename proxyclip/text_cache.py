@@ -1,7 +1,7 @@
-"""Text embeddings on disk: one file for each text tower and list of templates, with one row for each name.
+"""Text embeddings on disk: one file per text encoder and list of templates, with one row per name.
 
-Several processes may write at the same time: each adds its rows to what the file holds at that moment and replaces it
-as a whole. A row lost between two of them is encoded again, nothing else.
+Several processes may write at the same time: each adds its rows to the current contents of the file and replaces it as
+a whole. A row lost in between is simply encoded again.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def read_rows(file: Path, shape: tuple[int, ...]) -> dict[bytes, Tensor]:
     try:
         return load_rows(file, shape)
     except UnusableCache as error:
-        warnings.warn(f"text cache {file} {error}; it is built again", stacklevel=2)
+        warnings.warn(f"text cache {file} {error}; rebuilding it", stacklevel=2)
         return {}
 
 
@@ -74,14 +74,14 @@ def load_rows(file: Path, shape: tuple[int, ...]) -> dict[bytes, Tensor]:
     except OSError as error:
         raise UnusableCache(f"cannot be read ({error.strerror})") from None
     except SafetensorError as error:
-        raise UnusableCache(f"is damaged ({error})") from None
+        raise UnusableCache(f"is corrupted ({error})") from None
     keys, embeddings = held.get("keys"), held.get("embeddings")
     if keys is None or embeddings is None or keys.dtype != torch.uint8 or embeddings.dtype != torch.float32:
-        raise UnusableCache("is damaged (other tensors than keys and embeddings)")
+        raise UnusableCache("is corrupted (other tensors than keys and embeddings)")
     if not embeddings.dim() or embeddings.shape[1:] != shape or keys.shape != (len(embeddings), KEY_BYTES):
-        raise UnusableCache(f"is damaged (wrong shapes: keys {[*keys.shape]}, embeddings {[*embeddings.shape]})")
+        raise UnusableCache(f"is corrupted (wrong shapes: keys {[*keys.shape]}, embeddings {[*embeddings.shape]})")
     if not embeddings.isfinite().all():
-        raise UnusableCache("is damaged (values that are not finite)")
+        raise UnusableCache("is corrupted (values that are not finite)")
     return {bytes(key): row for key, row in zip(keys.numpy(), embeddings, strict=True)}
 
 

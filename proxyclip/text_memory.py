@@ -1,4 +1,4 @@
-"""Text embeddings in memory: what one model has encoded, until one of its text weights changes."""
+"""Text embeddings in memory: what a model has encoded, until one of its text weights changes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -13,9 +13,9 @@ MAX_BYTES = 128 * 2**20  # per model; 847 classes of ViT-B/16 take 3.5 MB
 
 
 class TextMemory:
-    """The embeddings of one model by key, at most `max_bytes` of them; the least recently used go first.
+    """The embeddings of one model by key, at most `max_bytes` in total; the least recently used are dropped first.
 
-    `fingerprint` is that of the model's text weights, computed when it is first needed: hashing them takes a second.
+    `fingerprint` is that of the model's text weights, computed when first needed, because hashing them takes a second.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES):

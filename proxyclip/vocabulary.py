@@ -1,8 +1,8 @@
-"""Class names: lists of them, classes with several names, and class files.
+"""Class names: lists, classes with several names, and class files.
 
-Two rules separate the names of one class. Text from people (Python lists, --classes, their own .txt files) is split at
-every semicolon, and blanks around a name do not count: "car;truck" and "car; truck" are two names. Published class
-files are split at semicolon and space only, and nothing is stripped.
+There are two rules for separating the names of a class. User input (Python lists, --classes, .txt files) is split at
+every semicolon, and whitespace around names is removed: "car;truck" and "car; truck" both contain two names. Published
+class files are split at semicolon and space only, and nothing is stripped.
 """
 
 import reprlib
@@ -62,14 +62,15 @@ class Vocabulary:
 
 
 def list_of_names(names, what: str) -> tuple[str, ...]:
-    """A list, tuple, array or any other ordered series of texts, as a tuple of str.
+    """A list, tuple, array or any other ordered collection of strings, as a tuple of str.
 
-    Raises InputError for a single text (a forgotten comma turns ("sky",) into "sky", three names of a letter each),
-    bytes, a dict or a set (no order), and for entries that are not texts. `what` is the argument's name.
+    Raises InputError for a single string (a forgotten comma turns ("sky",) into "sky", which would be three names of
+    one letter), bytes, a dict or a set (no order), and for entries that are not strings. `what` is the name of the
+    argument.
     """
     if isinstance(names, str):
         given = shortened(names)
-        raise InputError(f"{what} must be a list of names, not the single text {given}: write [{given}]")
+        raise InputError(f"{what} must be a list of names, not the single string {given}: write [{given}]")
     not_a_list = InputError(f"{what} must be a list of names, not {reprlib.repr(names)}")
     if isinstance(names, (bytes, dict, set, frozenset)):
         raise not_a_list
@@ -79,17 +80,17 @@ def list_of_names(names, what: str) -> tuple[str, ...]:
         raise not_a_list from None
     for index, name in enumerate(names):
         if not isinstance(name, str):
-            raise InputError(f"{what}: entry {index} is {reprlib.repr(name)}, not a text")
+            raise InputError(f"{what}: entry {index} is {reprlib.repr(name)}, not a string")
     return names if {*map(type, names)} <= {str} else tuple(map(str, names))  # NumPy's own texts become plain ones
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The names of one class in text from people: separated by semicolons, without the blanks around them."""
+    """The names of one class in user input: separated by semicolons, without surrounding whitespace."""
     return tuple(name.strip() for name in text.split(";"))
 
 
 def check_names(classes: tuple[str, ...], pairs: list[tuple[str, int]]) -> None:
-    """InputError for a name that cannot be used or is repeated; a warning if it stands in two classes."""
+    """InputError for an invalid or repeated name; a warning if two classes share a name."""
     first = {}
     for name, index in pairs:
         if problem := problem_with(name):
@@ -100,7 +101,7 @@ def check_names(classes: tuple[str, ...], pairs: list[tuple[str, int]]) -> None:
             continue
         other = first[reading]
         if other == index:
-            raise InputError(f"class {index} ({shortened(classes[index])}) holds the name {name!r} twice")
+            raise InputError(f"class {index} ({shortened(classes[index])}) contains the name {name!r} twice")
         both = f"classes {other} ({shortened(classes[other])}) and {index} ({shortened(classes[index])})"
         if classes[other].strip() == classes[index].strip():
             raise InputError(f"class {shortened(classes[index].strip())} is given twice, as number {other} and {index}")
@@ -110,7 +111,7 @@ def check_names(classes: tuple[str, ...], pairs: list[tuple[str, int]]) -> None:
 
 
 def problem_with(name: str) -> str | None:
-    """Why a name cannot be used, or None."""
+    """Why a name is invalid, or None."""
     if not name.strip():
         return "an empty name"
     if not name.isprintable():
@@ -138,9 +139,9 @@ def shortened(text: str, length: int = 60) -> str:
 
 
 def parse_classes_argument(given: str) -> list[str]:
-    """The classes of a --classes argument: separated by commas, or one a line of a .txt file.
+    """The classes of a --classes argument: separated by commas, or one per line of a .txt file.
 
-    Empty lines at the end of the file do not count. Raises NotFound, InputError.
+    Empty lines at the end of the file are ignored. Raises NotFound, InputError.
     """
     if not given.lower().endswith(".txt"):
         return [name.strip() for name in given.split(",")]
@@ -163,7 +164,7 @@ def read_class_file(path: str | Path) -> str:
 
 
 def class_lines(text: str) -> list[str]:
-    """The classes of a class file: one a line; a newline at the end of the last line adds none."""
+    """The classes of a class file, one per line; a final newline adds none."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
@@ -175,14 +176,14 @@ def split_queries(lines) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def warn_unknown(vocabulary: Vocabulary, known: tuple[str, ...] | None) -> None:
-    """Warns of names with words that a CLIP of a small vocabulary, `known`, has never seen."""
+    """Warns about words that a CLIP with the small vocabulary `known` was not trained on."""
     if known is None:
         return
     single = {word for name in known for word in name.lower().split()}
     unknown = [query for query in vocabulary.queries if not {*query.lower().split()} <= single]
     if unknown:
         warnings.warn(
-            f"the embedded CLIP has never seen {', '.join(unknown)}; it knows {', '.join(known)}. "
-            'For other words load a real pair, such as "vitb16-dino"',
+            f"the embedded CLIP was not trained on {', '.join(unknown)}; it knows {', '.join(known)}. "
+            'For other words, load a published pair such as "vitb16-dino"',
             stacklevel=5,
         )

@@ -62,7 +62,7 @@ def test_a_named_training_or_an_architecture_of_one_kind_needs_no_warning(file, 
 @pytest.mark.parametrize("colon", [True, False])
 def test_an_unnamed_training_is_assumed_aloud(file, colon):
     sentence = (
-        f"{file} does not tell which activation it was trained with: QuickGELU is assumed, as in Tiny-8:openai. .*"
+        f"{file} does not say which activation it was trained with: assuming QuickGELU, as in Tiny-8:openai. .*"
         "--clip Tiny-8:openai --checkpoint-clip FILE for QuickGELU, --clip Tiny-8:laion2b_s1 --checkpoint-clip FILE "
         "for GELU"
     )
@@ -80,13 +80,13 @@ def test_openai_s_archive_is_recognised(archive, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["Tiny-8:laion2b_s1", "Tiny-8:random"])
 def test_openai_s_archive_contradicts_another_training(archive, spec):
-    with pytest.raises(InputError, match=f"{archive} is an archive of OpenAI, trained with QuickGELU, but {spec} uses"):
+    with pytest.raises(InputError, match=f"{archive} is an OpenAI archive, trained with QuickGELU, but {spec} uses"):
         build_clip.load(spec, archive)
 
 
 def test_openai_s_archive_in_a_folder(archive, tmp_path):
     folder = tiny_clip.save_folder(tmp_path / "clip")
-    with pytest.raises(InputError, match="in a folder's configuration set quick_gelu to true"):
+    with pytest.raises(InputError, match="set quick_gelu to true in the folder's"):
         build_clip.load(folder, archive)
     folder = tiny_clip.save_folder(tmp_path / "clip", quick_gelu=True)
     assert silently(folder, archive).activation == "QuickGELU"

@@ -62,7 +62,7 @@ def test_value_that_means_nothing_is_an_error(config, value, tmp_path):
     stored[2, 3] = value
     (_, _, path), *_ = build(tmp_path, config, [stored])
     folder = load_config(config).data.open(tmp_path)
-    with pytest.raises(InputError, match=rf"{path.name} holds the value {value},"):
+    with pytest.raises(InputError, match=rf"{path.name} contains the value {value},"):
         folder[0]
 
 
@@ -98,7 +98,7 @@ def test_split_files_as_people_save_them(voc, listing):
         (b"", "lists no image"),
         (b" \n\n", "lists no image"),
         (b"a\nb\na\n", "lists a twice"),
-        (b"\xff\xfe\x00", "is not text in UTF-8"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
         (b"a\n../../secret\n", "lists '../../secret', which is not a name below the dataset's folder"),
         (b"/etc/passwd\n", "lists '/etc/passwd', which is not a name below"),
         (b"..\\secret\n", "which is not a name below"),
@@ -168,14 +168,14 @@ def test_label_that_is_no_index_image(voc, mode):
     data, root, pairs = voc
     path = pairs[0][2]
     Image.new(mode, (7, 5)).save(path, "TIFF" if mode == "F" else "PNG")
-    with pytest.raises(InputError, match=rf"2007_000033\.png is saved as {mode}, not as one class index"):
+    with pytest.raises(InputError, match=rf"2007_000033\.png has mode {mode}, not one class index"):
         data.open(root)[0]
 
 
 def test_negative_value(voc):
     data, root, pairs = voc
     Image.fromarray(np.full((5, 7), -2, np.int32)).save(pairs[0][2], "TIFF")
-    with pytest.raises(InputError, match="holds the value -2,"):
+    with pytest.raises(InputError, match="contains the value -2,"):
         data.open(root)[0]
 
 
@@ -258,7 +258,7 @@ def test_wrong_root_is_put_right(voc):
 
 def test_empty_folders_name_the_pattern(tmp_path):
     (tmp_path / "cityscapes").mkdir()
-    with pytest.raises(NotFound, match=r"no file fits .*leftImg8bit/val/\*_leftImg8bit\.png"):
+    with pytest.raises(NotFound, match=r"no file matches .*leftImg8bit/val/\*_leftImg8bit\.png"):
         load_config("city_scapes").data.open(tmp_path)
 
 
@@ -276,19 +276,19 @@ def test_worker_processes_can_have_it(voc):
 @pytest.mark.parametrize(
     "wrong, sentence",
     [
-        ({"name": None}, "name must be a text that is not empty, not None"),
-        ({"name": ""}, "name must be a text that is not empty"),
+        ({"name": None}, "name must be a non-empty string, not None"),
+        ({"name": ""}, "name must be a non-empty string"),
         ({"name": "a/b"}, "name must be a name without / or"),
         ({"name": ".."}, "name must be a name without / or"),
-        ({"name": "a\nb"}, "name must be a text"),
-        ({"folder": None}, "folder must be a text"),
+        ({"name": "a\nb"}, "name must be a non-empty string"),
+        ({"folder": None}, "folder must be a string"),
         ({"classes": ()}, "at least one"),
-        ({"classes": ("sky")}, r"the single text 'sky': a tuple of one name needs a comma, \('sky',\)"),
+        ({"classes": ("sky")}, r"a single string, 'sky': a tuple of one name needs a comma, \('sky',\)"),
         ({"classes": None}, "classes must be a tuple of names, not None"),
         ({"classes": {"a": 1}}, "classes must be a tuple of names"),
-        ({"classes": ("a", 7)}, "a name in d: classes must be a text that is not empty, not 7"),
+        ({"classes": ("a", 7)}, "a name in d: classes must be a non-empty string, not 7"),
         ({"classes": ("a", "a")}, "all different; 'a' is given twice"),
-        ({"classes": ("a", " ")}, "a name in d: classes must be a text that is not empty"),
+        ({"classes": ("a", " ")}, "a name in d: classes must be a non-empty string"),
         ({"splits": None}, "splits must be a dict"),
         ({"splits": {"val": "images/{}.jpg"}}, "splits must be a dict"),
         ({"void": "255"}, "void must be a stored value such as 255, or None, not '255'"),
@@ -302,8 +302,8 @@ def test_worker_processes_can_have_it(voc):
         ({"palette": 7}, r"palette must be a tuple of \(r, g, b\)"),
         ({"unseen": ("a",)}, "unseen must be a dict"),
         ({"unseen": {"mine": ("c",)}}, "which are not classes"),
-        ({"unseen": {"mine": "a"}}, "the single text 'a'"),
-        ({"source": 7}, "source must be a text"),
+        ({"unseen": {"mine": "a"}}, "a single string, 'a'"),
+        ({"source": 7}, "source must be a string"),
     ],
 )
 def test_data_that_contradicts_itself(wrong, sentence):
@@ -316,13 +316,13 @@ def test_data_that_contradicts_itself(wrong, sentence):
 @pytest.mark.parametrize(
     "wrong, sentence",
     [
-        ({"images": None}, "Split.images must be a text"),
+        ({"images": None}, "Split.images must be a non-empty string"),
         ({"listing": None}, "Split.listing must be a path"),
         ({"count": 1449}, r"Split.count must be a tuple of whole numbers such as \(1449,\), not 1449"),
         ({"count": ("1449",)}, "Split.count must be a tuple"),
         ({"count": (True,)}, "Split.count must be a tuple"),
         ({"count": (0,)}, "Split.count must be a tuple"),
-        ({"prepare": "context"}, "the single text 'context'"),
+        ({"prepare": "context"}, "a single string, 'context'"),
     ],
 )
 def test_split_that_cannot_be(wrong, sentence):
@@ -335,7 +335,7 @@ def test_a_list_of_classes_is_a_tuple_of_them():
 
 
 def test_pattern_without_a_place_for_the_stem():
-    with pytest.raises(InputError, match="must hold {} once"):
+    with pytest.raises(InputError, match="must contain {} exactly once"):
         Split(images="images/*.jpg", labels="labels/{}.png")
 
 

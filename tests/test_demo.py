@@ -90,7 +90,7 @@ def test_without_arguments(tmp_path, capsys, monkeypatch):
 def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*option.split(), "--out", tmp_path / "out")
-    assert "error: name a photo as well" in capsys.readouterr().err
+    assert "error: these options need an image" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +135,7 @@ def test_a_scene_of_one_s_own_by_the_embedded_models(tmp_path, capsys, monkeypat
     options = ["demo.py", tmp_path / "scene.png", "--classes", ",".join(names), "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", list(map(str, options)))
     demo.main()
-    assert "synthetic scenes only; for photographs: --preset vitb16-dino" in capsys.readouterr().out
+    assert "synthetic scenes only; for photographs use --preset vitb16-dino" in capsys.readouterr().out
     found = np.array(Image.open(tmp_path / "out" / "scene_labels.png"))
     assert np.mean(found == np.unique(label, return_inverse=True)[1].reshape(label.shape)) > 0.8
 
@@ -182,12 +182,15 @@ MISTAKES = {
     "folder": (". --classes cat", "image . is a folder: name one file in it"),
     "no image": ("notes.txt --classes cat", "cannot read image notes.txt: unsupported format or corrupted file"),
     "truncated": ("broken.jpg --classes cat", "cannot read image broken.jpg: truncated or corrupted file"),
-    "threshold": ("street.jpg --classes cat --threshold 2", "--threshold is 2.0: it is a probability, from 0 to 1"),
+    "threshold": (
+        "street.jpg --classes cat --threshold 2",
+        "--threshold is 2.0; it must be a probability",
+    ),
     "heatmap": ("street.jpg --classes cat,sky --heatmap sly", "'sly' is none of the classes; did you mean sky?"),
-    "name too long": (f"{'x' * 230}.jpg --classes cat --heatmap cat", f"stem '{'x' * 230}' is too long to begin file"),
+    "name too long": (f"{'x' * 230}.jpg --classes cat --heatmap cat", f"stem '{'x' * 230}' is too long for file"),
     "output": (
         "street.jpg --classes cat --out street.jpg",
-        "output folder street.jpg cannot be made: a file of that name is in its place",
+        "cannot create the output folder street.jpg: a file of that name exists",
     ),
 }
 

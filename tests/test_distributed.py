@@ -64,7 +64,7 @@ def test_each_process_takes_its_own_accelerator(monkeypatch):
     assert own_device("auto") == own_device("cuda") == "cuda:1"
     assert own_device("cpu") == "cpu" and own_device("cuda:0") == "cuda:0"
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="process 3 of this machine has no GPU of its own, for there are 2: start at"):
+    with pytest.raises(InputError, match="process 3 of this machine has no GPU, because there are only 2: start at"):
         own_device("auto")
 
 

@@ -142,7 +142,7 @@ def test_runs_in_one_workdir_do_not_overwrite_each_other_s_files(tmp_path, model
 def test_resume_after_the_end_computes_nothing_again(tmp_path, model, capsys):
     first = evaluate("cfg_voc20", tmp_path, *model)
     assert evaluate("cfg_voc20", tmp_path, *model, "--resume") == first
-    assert "evaluated already" in capsys.readouterr().out
+    assert "already evaluated" in capsys.readouterr().out
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
     other = evaluate("cfg_voc20", tmp_path, *model, "--set", "gamma=5", "--resume")
     assert other["protocol"]["gamma"] == 5
@@ -196,9 +196,9 @@ def break_mode(image, label):
     ("damage", "words"),
     [
         (break_size, "different sizes"),
-        (break_value, "holds the value 77"),
+        (break_value, "contains the value 77"),
         (break_image, "truncated or corrupted file"),
-        (break_mode, "saved as RGB"),
+        (break_mode, "has mode RGB"),
     ],
 )
 def test_bad_files_stop_the_run_or_are_skipped_and_nothing_is_lost(damage, words, tmp_path, capsys, model):
@@ -225,7 +225,7 @@ def test_misspelt_field_of_a_config_and_of_set(tmp_path, capsys, model):
     assert "cfg_voc20" in refused(capsys, "cfg_vocc20", tmp_path, *model)
 
 
-@pytest.mark.parametrize(("line", "words"), [(4, "is line"), (None, "empty name")])
+@pytest.mark.parametrize(("line", "words"), [(4, "repeats line"), (None, "empty name")])
 def test_class_file_with_a_repeated_or_an_empty_line(line, words, tmp_path, capsys, model):
     pairs_of(tmp_path)
     lines = (HERE / "configs" / "words" / "voc20.txt").read_text().splitlines()
@@ -241,12 +241,12 @@ def test_numbers_out_of_range(tmp_path, capsys, model):
 
 def test_torn_last_line_is_named_and_kept_aside(tmp_path, model):
     first = evaluate("cfg_voc20", tmp_path, *model)
-    truth = tmp_path / "out" / "results.jsonl"
-    torn = truth.read_bytes()[:150]
-    with open(truth, "ab") as file:
+    log = tmp_path / "out" / "results.jsonl"
+    torn = log.read_bytes()[:150]
+    with open(log, "ab") as file:
         file.write(torn)
     second = evaluate("cfg_voc20", tmp_path, *model)
-    assert [json.loads(line)["mIoU"] for line in truth.read_text().splitlines()] == [first["mIoU"], second["mIoU"]]
+    assert [json.loads(line)["mIoU"] for line in log.read_text().splitlines()] == [first["mIoU"], second["mIoU"]]
     assert (tmp_path / "out" / "results.jsonl.torn").read_bytes() == torn + b"\n"
 
 
@@ -263,7 +263,7 @@ def test_workbook_open_in_another_program(tmp_path, capsys, model, monkeypatch):
     with monkeypatch.context() as locked:
         locked.setattr(os, "replace", refuse)
         complaint = refused(capsys, "cfg_voc20", tmp_path, *model)
-    assert "open in another program" in complaint and "no score is lost" in complaint
+    assert "open in another program" in complaint and "no scores are lost" in complaint
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
     eval_all.main(["--render", "--workdir", str(tmp_path / "out")])
     assert load_workbook(tmp_path / "out" / "results.xlsx")["runs"].max_row == 2
@@ -272,11 +272,11 @@ def test_workbook_open_in_another_program(tmp_path, capsys, model, monkeypatch):
 def test_disk_full_while_the_result_is_written(tmp_path, capsys, model):
     """What was computed is still there: with room again, nothing is read a second time."""
     (_, image, _), _ = pairs_of(tmp_path)
-    truth = tmp_path / "out" / "results.jsonl"
-    truth.parent.mkdir()
-    truth.symlink_to("/dev/full")
+    log = tmp_path / "out" / "results.jsonl"
+    log.parent.mkdir()
+    log.symlink_to("/dev/full")
     assert "No space left on device" in refused(capsys, "cfg_voc20", tmp_path, *model)
-    truth.unlink()
+    log.unlink()
     image.write_bytes(b"would be an error if it were read again")
     assert evaluate("cfg_voc20", tmp_path, *model, "--resume")["images"] == 2
 

@@ -53,7 +53,7 @@ def test_scores_of_single_images_tell_which_are_worst():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_stops_with_its_name(workers):
     with pytest.raises(
-        InputError, match=r"^image004.jpg is truncated \(rerun with --resume --skip-bad to leave out such images\)$"
+        InputError, match=r"^image004.jpg is truncated \(rerun with --resume --skip-bad to skip such images\)$"
     ):
         evaluate(predict, Samples(9, broken=[4]), CLASSES, resized, Settings(workers=workers))
 
@@ -185,7 +185,7 @@ def test_what_a_stopped_run_counted_is_lost_only_to_those_who_say_so(tmp_path):
 
     with pytest.raises(RuntimeError):
         run("refuse")
-    with pytest.raises(InputError, match="stopped after 7 images: --resume continues it, --restart discards it"):
+    with pytest.raises(InputError, match="interrupted after 7 images: --resume continues it, --restart discards it"):
         run("refuse")
     with pytest.raises(RuntimeError):
         run("restart")  # begins anew, and so stops at the same place
@@ -307,7 +307,9 @@ def test_a_run_excludes_another_one_of_the_same_protocol(tmp_path):
     other.start()
     child = here.recv()
     for resume in ("refuse", "resume", "restart"):
-        with pytest.raises(InputError, match=f"another process evaluates the same in {tmp_path}: wait for it"):
+        with pytest.raises(
+            InputError, match=f"another process is running the same evaluation in {tmp_path}: wait for it"
+        ):
             evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume)
     evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, {"config": "other"}))
     Progress(tmp_path, PROTOCOL).clear()  # leaves what is in use, and says nothing
@@ -343,7 +345,7 @@ def run_on_full_disk(ranks, workdir: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
         return predict(image, size)
 
-    with pytest.raises(InputError, match=r"progress cannot be written to .*File too large.* rerun with --resume"):
+    with pytest.raises(InputError, match=r"cannot write progress to .*File too large.* rerun with --resume"):
         evaluate(filling, Samples(12), CLASSES, resized, IN_PROCESS, Progress(workdir, PROTOCOL))
 
 

@@ -1,4 +1,4 @@
-"""read_runs: what a person's own analysis starts from."""
+"""read_runs: the starting point for analyses in pandas."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def test_published_scores_are_looked_up(folder):
 
 
 def test_no_file_and_no_runs(tmp_path):
-    with pytest.raises(NotFound, match="results.jsonl: name a results.jsonl, or the --workdir"):
+    with pytest.raises(NotFound, match="results.jsonl does not exist: pass a results.jsonl, or the --workdir"):
         read_runs(tmp_path)
     (tmp_path / "results.jsonl").touch()
     frame = read_runs(tmp_path)

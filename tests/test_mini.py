@@ -1,4 +1,4 @@
-"""The embedded pair: it loads as every other one does, knows its drawn world, and says what it does not know."""
+"""The embedded pair: it loads as every other one does, knows the synthetic scenes, and warns about unknown words."""
 
 import json
 import shutil
@@ -20,26 +20,26 @@ SEEDS = list(scenes.SPLITS["tune"])[:8]
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def samples():
     return [scenes.draw(seed) for seed in SEEDS]
 
 
-def miou(drawn, **options) -> float:
+def miou(samples, **options) -> float:
     model, matrix = proxyclip.load("mini", **options), ConfusionMatrix(len(scenes.CLASSES))
-    for result, (_, label) in zip(model.segment([image for image, _ in drawn], scenes.CLASSES), drawn, strict=True):
+    for result, (_, label) in zip(model.segment([image for image, _ in samples], scenes.CLASSES), samples, strict=True):
         matrix.add(result.labels, label)
     return matrix.scores()["mIoU"]
 
 
-def test_the_proxy_attention_helps(drawn):
-    vanilla, value, proxy = (miou(drawn, method=method) for method in ("clip", "maskclip", "proxyclip"))
+def test_the_proxy_attention_helps(samples):
+    vanilla, value, proxy = (miou(samples, method=method) for method in ("clip", "maskclip", "proxyclip"))
     assert proxy > 65
     assert proxy > value + 5
     assert value > vanilla + 20
 
 
-def test_half_precision_changes_little(drawn):
-    assert abs(miou(drawn, precision="bf16") - miou(drawn)) < 2
+def test_half_precision_changes_little(samples):
+    assert abs(miou(samples, precision="bf16") - miou(samples)) < 2
 
 
 def test_its_own_settings_are_used_and_can_be_replaced():
@@ -76,7 +76,7 @@ def test_its_parameters_are_counted():
 def test_unknown_words_are_named():
     model = proxyclip.load("mini")
     image = np.zeros((64, 96, 3), np.uint8)
-    with pytest.warns(UserWarning, match="has never seen zebra, aardvark; it knows .*brick wall") as caught:
+    with pytest.warns(UserWarning, match="was not trained on zebra, aardvark; it knows .*brick wall") as caught:
         model.segment(image, ["red car", "zebra; Car", "aardvark"])
     assert len(caught) == 1
     with warnings.catch_warnings():

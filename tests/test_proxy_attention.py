@@ -1,4 +1,4 @@
-"""Proxy attention: who attends to whom, entry by entry."""
+"""Proxy attention: the weights, entry by entry."""
 
 import pytest
 import torch

@@ -153,11 +153,11 @@ def test_a_killed_worker_is_one_sentence():
         list(read_ahead(Deadly(6), range(6), resized, workers=1))
 
 
-def reading(told) -> None:
+def reading(channel) -> None:
     """Reads a first image and then waits, with workers that have more images than the pipe takes."""
     stream = read_ahead(Samples(100), range(100), large, workers=2)
     next(stream)
-    told.send([child.pid for child in multiprocessing.active_children()])
+    channel.send([child.pid for child in multiprocessing.active_children()])
     time.sleep(60)
 
 

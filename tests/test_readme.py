@@ -30,13 +30,13 @@ def test_the_dataset_of_ones_own(tmp_path):
 
 def test_the_table_of_benchmarks_is_complete():
     rows = re.findall(r"^\| (`cfg_.*?) \| .*? \| (.*?) \| (\d+) \| (.*?) \|$", README, re.M)
-    told = {
+    table = {
         name: (int(classes), int(images), re.findall(r"`(\w+)`", converters))
         for configs, counts, images, converters in rows
         for name, classes in zip(re.findall(r"`(\w+)`", configs), counts.split(", "), strict=True)
     }
-    assert sorted(told) == names()
-    for name, (classes, images, converters) in told.items():
+    assert sorted(table) == names()
+    for name, (classes, images, converters) in table.items():
         config = load_config(name)
         assert len(config.data.classes) == classes
         split = config.data.splits[config.split]

@@ -166,5 +166,5 @@ def test_one_window_that_does_not_fit_is_one_sentence():
     def full(crops):
         raise torch.OutOfMemoryError("no memory")
 
-    with pytest.raises(InputError, match="one window of 10x12 pixels does not fit the memory of cpu"):
+    with pytest.raises(InputError, match="one window of 10x12 pixels does not fit in the memory of cpu"):
         list(score_images(full, [torch.rand(3, 10, 12)], SlidingWindows(12, 6, 2), GREY, 6))

@@ -76,7 +76,7 @@ def test_own_templates(given, checked):
     assert check_templates(given) == checked
 
 
-@pytest.mark.parametrize(("given", "sentence"), [([], "no prompt templates"), (["a {}", "a cat"], "'a cat' has no {}")])
+@pytest.mark.parametrize(("given", "sentence"), [([], "templates is empty"), (["a {}", "a cat"], "'a cat' has no {}")])
 def test_unusable_templates(given, sentence):
     with pytest.raises(InputError, match=sentence):
         check_templates(given)
@@ -381,7 +381,7 @@ def test_a_damaged_file_is_built_again(clip, monkeypatch, how):
     spoil(file, how)
     again = tiny_clip.clip().eval()
     counts = counted(monkeypatch, again)
-    with pytest.warns(UserWarning, match=f"text cache {file} is damaged .* built again") as caught:
+    with pytest.warns(UserWarning, match=f"text cache {file} is corrupted .* rebuilding it") as caught:
         assert torch.equal(encode_names(again, NAMES, ("a {}",)), first)
     assert counts == [1, 1, 1] and len(caught) == 1
     with warnings.catch_warnings():

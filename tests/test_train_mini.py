@@ -173,8 +173,8 @@ def test_repainting_puts_the_patches_back_in_their_places(data):
     patches, order = torch.randn(2, 256, 8), torch.rand(2, 256).argsort(1)
     restored = mini_vfm._in_place(mini_vfm._at(patches, order[:, :64]), torch.full((1, 1, 8), 9.0), order)
     for crop in range(2):
-        shown, hidden = order[crop, :64], order[crop, 64:]
-        assert (restored[crop, shown] == patches[crop, shown]).all() and (restored[crop, hidden] == 9).all()
+        visible, hidden = order[crop, :64], order[crop, 64:]
+        assert (restored[crop, visible] == patches[crop, visible]).all() and (restored[crop, hidden] == 9).all()
     images = data.cut(data.places(np.random.default_rng(0), 2, 64, 0), 64, 64)
     loss, _ = mini_vfm.Repainting(mini_vfm.new_vfm())(images)
     assert loss.requires_grad and 0 < loss.item() < 10

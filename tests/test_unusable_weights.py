@@ -97,6 +97,6 @@ def test_buffers_may_be_integers_where_the_module_s_own_are():
 
 def test_many_tensors_make_a_short_sentence():
     state = {name: value * float("nan") for name, value in tiny_clip.open_clip_model().state_dict().items()}
-    with pytest.raises(InputError, match=r"in all\) hold values that are not finite") as caught:
+    with pytest.raises(InputError, match=r"in all\) contain values that are not finite") as caught:
         load_strict(tiny_clip.open_clip_model(), state, "file")
     assert len(str(caught.value)) < 400

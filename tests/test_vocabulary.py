@@ -98,7 +98,7 @@ def test_what_is_not_a_list_of_names(names, sentence, what):
     ("classes", "sentence"),
     [
         ([], "no classes were given"),
-        (("sky"), r"classes must be a list of names, not the single text 'sky': write \['sky'\]"),  # no comma
+        (("sky"), r"classes must be a list of names, not the single string 'sky': write \['sky'\]"),  # no comma
         (["cat", ""], r"class 1 \(''\) has an empty name"),
         (["  "], "has an empty name"),
         (["\u00a0\u2003"], "has an empty name"),

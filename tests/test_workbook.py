@@ -155,7 +155,7 @@ def test_an_empty_table_is_a_valid_workbook(tmp_path):
 
 def test_a_workbook_that_cannot_be_replaced_is_left_as_it_is(tmp_path):
     (tmp_path / "results.xlsx").mkdir()
-    with pytest.raises(InputError, match=r"Is a directory\); no score is lost"):
+    with pytest.raises(InputError, match=r"Is a directory\); no scores are lost"):
         workbook.render([run()], tmp_path / "results.xlsx", PUBLISHED)
     assert [path.name for path in tmp_path.iterdir()] == ["results.xlsx"]
 
@@ -173,5 +173,5 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "cannot be written (File too large" in done.stderr and "no score is lost" in done.stderr
+    assert "results.xlsx (File too large" in done.stderr and "no scores are lost" in done.stderr
     assert not list(tmp_path.iterdir())

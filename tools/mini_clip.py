@@ -1,9 +1,9 @@
-"""Trains the tiny CLIP: an open_clip model whose VALUE features also answer for words, because those are what is used.
+"""Trains the tiny CLIP: an open_clip model whose value features are trained as well, since inference uses them.
 
-Contrast of whole captions alone gives good matching of pictures and no usable dense features. So the same batch also
-learns which phrases are true of a crop, twice: from the image embedding, and from the best of the patches' value-path
-embeddings (value projection, output projection, last norm, projection: what inference mixes). No mask and no pixel
-takes part: a phrase is true of a crop or it is not.
+A contrastive loss on whole captions alone matches images well but gives no usable dense features. Each batch is
+therefore also trained on which phrases are true of a crop, twice: from the image embedding, and from the best-matching
+value embedding of a patch (value projection, output projection, final norm, projection: the path used at inference).
+No masks or pixel labels are used: a phrase is either true of a crop or not.
 
 B crops, T phrases, N patches, D width, E joint embedding.
 """
@@ -27,7 +27,7 @@ MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 LARGE, SMALL = (40, 128), (26, 49)  # sides of the crops in the scene, in pixels
 BATCH = 128
 LEARNING_RATE = 1.5e-3
-SMALL_SHARE = 0.75  # of the batches: near views teach patches, wide views teach scenes
+SMALL_SHARE = 0.75  # of the batches: close-up views train patches, wide views train scenes
 DENSE_WEIGHT = 2.0
 
 
@@ -53,14 +53,14 @@ def new_clip(config):
 
 
 class Lesson(nn.Module):
-    """The CLIP and the four numbers that turn its cosines into odds; the numbers are left behind after training."""
+    """The CLIP and four numbers that turn its cosine similarity into odds; they are discarded after training."""
 
     def __init__(self, clip):
         super().__init__()
         self.clip = clip
         self.image_scale, self.image_bias = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.tensor(-2.0))
         self.patch_scale, self.patch_bias = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.tensor(-2.0))
-        # How often each class is seen: without these odds the common classes, all stuff, would win everywhere.
+        # Frequency of each class: without these prior odds, common stuff classes would win everywhere.
         self.register_buffer("frequency", torch.full((len(scenes.CLASSES),), 0.12))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1))
@@ -115,8 +115,8 @@ class Lesson(nn.Module):
         where = _positions(tower.positional_embedding[1:], side)  # (N, D)
         x = x + where.to(x.dtype)
         if self.training and side == CROP // PATCH:  # half of the patches of a wide view are enough, and twice as fast
-            kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, : x.shape[1] // 2]  # (B, N/2)
-            x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))  # (B, N/2, D)
+            sample = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, : x.shape[1] // 2]  # (B, N/2)
+            x = x.gather(1, sample[..., None].expand(-1, -1, x.shape[-1]))  # (B, N/2, D)
         first = (tower.class_embedding + tower.positional_embedding[0]).to(x.dtype).expand(len(x), 1, -1)
         x = tower.ln_pre(torch.cat([first, x], 1))  # (B, 1 + N, D)
         *blocks, last = tower.transformer.resblocks
@@ -143,7 +143,7 @@ def _sigmoid_loss(answers, targets, counted):
 
 
 def make_batch(data: Scenes, reader, seed, step):
-    """The training batch of one step: crops, phrases with their truth, and captions where the views are wide."""
+    """The training batch of one step: crops, phrases and whether they are true, and captions for wide views."""
     rng = np.random.default_rng((seed, 1, step))
     dice = scenes.Dice(seed * 10**9 + step)
     small = rng.random() < SMALL_SHARE
@@ -162,7 +162,7 @@ def make_batch(data: Scenes, reader, seed, step):
 
 
 def train_clip(data: Scenes, vocabulary: Path, checkpoint: Path, samples, seed, device):
-    """Trains from nothing on `samples` crops; the checkpoint holds the CLIP."""
+    """Trains from scratch on `samples` crops; the checkpoint holds the CLIP."""
     reader = mini_words.Reader(vocabulary, context=32)
     config = model_config(reader.tokenizer.vocab_size, vocabulary.name)
     torch.manual_seed(seed)

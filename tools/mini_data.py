@@ -1,6 +1,6 @@
-"""Training scenes drawn once into arrays on disk, and batches of crops from them.
+"""Training scenes, generated once into arrays on disk, and batches of crops from them.
 
-B crops, S scenes, P most parts of a scene, c side of a crop in the scene, r side after resizing.
+B crops, S scenes, P maximum number of parts per scene, c side of a crop in the scene, r side after resizing.
 """
 
 import multiprocessing
@@ -18,11 +18,11 @@ SIDE = 128
 MOST_PARTS = 8  # four kinds of stuff and four things
 FIRST_THING = len(scenes.STUFF)  # classes below are stuff
 COLOUR_NAMES = tuple(scenes.COLOURS)
-SMALLEST_THING, SMALLEST_STUFF = 0.012, 0.03  # share of a crop from which on a part counts as seen
+SMALLEST_THING, SMALLEST_STUFF = 0.012, 0.03  # minimum share of a crop for a part to count as visible
 
 
 def draw_once(folder: Path, count: int, workers: int):
-    """Draws the first `count` training scenes into `folder`, unless they are there."""
+    """Generates the first `count` training scenes in `folder`, unless they exist."""
     final = folder / f"scenes-{count}"
     if final.exists():
         return final
@@ -33,8 +33,8 @@ def draw_once(folder: Path, count: int, workers: int):
     parts = open_memmap(unfinished / "parts.npy", "w+", np.uint8, (count, MOST_PARTS, 4))
     first = scenes.SPLITS["train"][0]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        drawn = pool.imap(_draw, range(first, first + count), chunksize=64)
-        for k, result in enumerate(progress(drawn, "drawing scenes", count, "scene")):
+        generated = pool.imap(_draw, range(first, first + count), chunksize=64)
+        for k, result in enumerate(progress(generated, "generating scenes", count, "scene")):
             images[k], instances[k], parts[k] = result
     for array in (images, instances, parts):
         array.flush()
@@ -53,7 +53,7 @@ def _draw(seed):
 
 
 class Scenes:
-    """The drawn scenes: images (S, 128, 128, 3), instances (S, 128, 128), parts (S, P, 4), all uint8."""
+    """The generated scenes: images (S, 128, 128, 3), instances (S, 128, 128), parts (S, P, 4), all uint8."""
 
     def __init__(self, folder: Path):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
@@ -92,7 +92,7 @@ class Scenes:
 def crop_batch(data: Scenes, rng, count, sides, resized, on_things, groups=4):
     """A batch of crops: images (B, 3, r, r) uint8, parts (B, P, 4), shares (B, P).
 
-    The side of the crops is drawn from the range `sides`, even in its logarithm, once for each of a few groups.
+    The side of the crops is sampled from the range `sides`, log-uniformly, once for each of a few groups.
     Half of the crops are mirrored.
     """
     images, parts, shares = [], [], []

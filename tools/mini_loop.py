@@ -1,4 +1,4 @@
-"""One training loop for both models: warm-up, cosine, and checkpoints from which a run goes on as if never stopped."""
+"""One training loop for both models: warm-up, cosine, and checkpoints to resume from exactly."""
 
 import math
 import sys
@@ -28,16 +28,16 @@ def adamw(module, learning_rate, betas):
 
 
 def train(title, module, optimizer, make_batch, loss_of, steps, checkpoint: Path):
-    """Trains `module` for `steps` steps, or goes on from `checkpoint`.
+    """Trains `module` for `steps` steps, or continues from `checkpoint`.
 
     make_batch(step) runs one step ahead in a thread and must depend on the step alone; loss_of(batch) returns the loss
-    and a dict of numbers to show. Learning rates start from those of the optimizer's groups.
+    and a dict of numbers to display. Learning rates start from those of the optimizer's groups.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     first = _resume(module, optimizer, checkpoint)
     device_type = next(module.parameters()).device.type
     warm_up = min(WARM_UP, max(1, steps // 10))
-    shown = {}
+    averages = {}
     module.train()
     with ThreadPoolExecutor(1) as ahead, progress(None, title, steps, "step", first) as bar:
         waiting = ahead.submit(make_batch, first)
@@ -46,7 +46,7 @@ def train(title, module, optimizer, make_batch, loss_of, steps, checkpoint: Path
             factor = min(1, (step + 1) / warm_up) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            torch.manual_seed(step)  # what is drawn inside the step must not depend on where the run was resumed
+            torch.manual_seed(step)  # random numbers within a step must not depend on where the run was resumed
             with torch.autocast(device_type, dtype=torch.bfloat16):
                 loss, numbers = loss_of(batch)
             optimizer.zero_grad()
@@ -54,10 +54,10 @@ def train(title, module, optimizer, make_batch, loss_of, steps, checkpoint: Path
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             for name, number in numbers.items():
-                shown[name] = shown.get(name, number) * 0.98 + number * 0.02
+                averages[name] = averages.get(name, number) * 0.98 + number * 0.02
             bar.update()
             if step % 50 == 49:
-                bar.set_postfix({name: f"{number:.3f}" for name, number in shown.items()}, refresh=False)
+                bar.set_postfix({name: f"{number:.3f}" for name, number in averages.items()}, refresh=False)
             if step % EVERY == EVERY - 1 or step == steps - 1:
                 _save(
                     {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint

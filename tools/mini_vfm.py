@@ -1,11 +1,11 @@
-"""Trains the tiny vision foundation model without labels: a timm ViT that tells which patches belong together.
+"""Trains the tiny vision foundation model without labels: a timm ViT whose features group patches.
 
-First masked autoencoding: three quarters of the patches are hidden and painted again. Then a contrast of patches: in
-two overlapping crops of one scene, a patch should be like the patches near its place that have its colour, as a
-bilateral filter weighs them, and unlike patches of other scenes. Far patches of the same scene are left out: told to
-differ from them too, the features learn to know each place by its grain, and no longer what belongs together.
+First, masked autoencoding: three quarters of the patches are masked and reconstructed. Then, a contrastive loss on
+patches: in two overlapping crops of one scene, a patch should resemble nearby patches of the same colour, weighted like
+a bilateral filter, and differ from patches of other scenes. Distant patches of the same scene are excluded; used as
+negatives, they make the features encode position and texture instead of grouping.
 
-B crops, N patches of a crop, D width, Q patches that ask.
+B crops, N patches of a crop, D width, Q query patches.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ HIDDEN = 0.75
 NEAR = 16.0  # pixels in the scene over which "near" falls off
 ALIKE = 0.1  # distance of mean colours, in RGB from 0 to 1, over which "of one colour" falls off
 TEMPERATURE = 0.1
-ASKING, OTHERS = 96, 768  # patches that ask in each crop, patches of other scenes they are told from
+ASKING, OTHERS = 96, 768  # query patches per crop, negatives from other scenes
 
 
 def new_vfm():
@@ -71,8 +71,8 @@ class Repainting(nn.Module):
         wanted = F.unfold(images, PATCH, stride=PATCH).mT  # (B, N, 3 * p * p)
         count = wanted.shape[1]
         order = torch.rand(wanted.shape[:2], device=images.device).argsort(1)  # (B, N)
-        shown, hidden = order.tensor_split([round(count * (1 - HIDDEN))], 1)
-        x = _at(embed(self.vit, images), shown)  # (B, N/4, D)
+        visible, hidden = order.tensor_split([round(count * (1 - HIDDEN))], 1)
+        x = _at(embed(self.vit, images), visible)  # (B, N/4, D)
         x = self.narrow(encode(self.vit, x))  # (B, N/4, d)
         x = _in_place(x, self.hidden_embed.to(x.dtype), order) + self.place_embed  # (B, N, d)
         painted = self.paint(self.norm(self.block(x)))  # (B, N, 3 * p * p)
@@ -115,10 +115,10 @@ def _at(x, order):
     return x.flatten(0, 1).index_select(0, (rows + order).flatten()).unflatten(0, order.shape)  # whole rows: fast
 
 
-def _in_place(shown, filler, order):
-    """All N patches in their places: those shown (B, M, D), the first M of an order (B, N), and a filler elsewhere."""
-    hidden = filler.expand(len(shown), order.shape[1] - shown.shape[1], -1)  # (B, N - M, D)
-    return _at(torch.cat([shown, hidden], 1), order.argsort(1))  # (B, N, D)
+def _in_place(visible, filler, order):
+    """All N patches in order: the visible ones (B, M, D), the first M of an order (B, N), and a filler elsewhere."""
+    hidden = filler.expand(len(visible), order.shape[1] - visible.shape[1], -1)  # (B, N - M, D)
+    return _at(torch.cat([visible, hidden], 1), order.argsort(1))  # (B, N, D)
 
 
 def pair_batch(data: Scenes, rng, count):
@@ -144,7 +144,7 @@ def pair_batch(data: Scenes, rng, count):
 
 
 def train_vfm(data: Scenes, checkpoint: Path, samples, seed, device):
-    """Trains from nothing on `samples` crops to repaint and as many to group; the checkpoint holds the timm ViT."""
+    """Trains from scratch on `samples` crops to repaint and as many to group; the checkpoint holds the timm ViT."""
     torch.manual_seed(seed)
     vit = new_vfm()
 

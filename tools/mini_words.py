@@ -1,7 +1,7 @@
-"""What the tiny CLIP can read: a cut-down vocabulary, and the sentences it is trained on.
+"""Text for the tiny CLIP: a reduced vocabulary, and the sentences it is trained on.
 
-The vocabulary is the first merges of CLIP's own byte-pair encoding and every later merge that the words of the drawn
-world need, in the original order. Those words then split into exactly the pieces that the full vocabulary gives.
+The vocabulary consists of the first merges of CLIP's byte-pair encoding and every later merge needed by the words of
+the synthetic scenes, in the original order. Those words are split into the same tokens as with the full vocabulary.
 """
 
 import gzip
@@ -52,8 +52,8 @@ def write_vocabulary(path: Path):
     for word in known_words():
         needed.update(_merges_of(word, tokenizer.bpe_ranks))
     ranked = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
-    kept = [" ".join(pair) for rank, pair in enumerate(ranked) if rank < FIRST_MERGES or pair in needed]
-    text = "\n".join(["#version: 0.2, cut down", *kept])  # no newline at the end: it would count as one more merge
+    merges = [" ".join(pair) for rank, pair in enumerate(ranked) if rank < FIRST_MERGES or pair in needed]
+    text = "\n".join(["#version: 0.2, cut down", *merges])  # no newline at the end: it would count as one more merge
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
@@ -106,16 +106,16 @@ def captions(parts, shares, dice):
     sentences = []
     for table, share, visible in zip(parts, shares, seen, strict=True):
         order = [k for k in np.argsort(-share, kind="stable") if visible[k]][:6]
-        told = [(scenes.CLASSES[table[k, 0]], COLOUR_NAMES[table[k, 1]]) for k in order]
-        sentences.append(scenes.caption(told, dice))
+        seen_parts = [(scenes.CLASSES[table[k, 0]], COLOUR_NAMES[table[k, 1]]) for k in order]
+        sentences.append(scenes.caption(seen_parts, dice))
     return sentences
 
 
 def phrases(parts, shares, dice):
-    """Phrases to look for in every crop of a batch, and where they are true.
+    """Phrases for the crops of a batch, and which crops they are true of.
 
-    Returns the texts (T): one a class, then up to 32 of a colour and a class; targets (B, T), 1 where a phrase is true;
-    counted (B, T), 0 where too little of the part is seen to say.
+    Returns the texts (T): one per class, then up to 32 of a colour and a class; targets (B, T), 1 where a phrase is true;
+    counted (B, T), 0 where too little of the part is visible to decide.
     """
     seen = shares > _smallest(parts)  # (B, P)
     hinted = (shares > 0) & ~seen

@@ -1,11 +1,11 @@
-"""Trains the embedded models from nothing: draws the scenes, trains the tiny CLIP and the tiny VFM, writes their files.
+"""Trains the embedded models from scratch: generates scenes, trains the tiny CLIP and VFM, and writes their files.
 
     python tools/train_mini.py --all                 everything, in 35 to 70 minutes on two cores
     python tools/train_mini.py --clip --seed 1       one part; the parts are --draw, --clip, --vfm and --write
-    python tools/train_mini.py --all --smoke         the whole chain on a handful of samples, to see that it runs
+    python tools/train_mini.py --all --smoke         a smoke test of all parts on a few samples
 
-Interrupted, it goes on where it was when the same command is given again: drawn scenes and checkpoints lie in the
-folder of --work, one checkpoint for each model, seed and number of samples.
+Run the same command again to continue an interrupted run: scenes and checkpoints are stored in the folder given by
+--work, one checkpoint for each model, seed and number of samples.
 """
 
 import argparse
@@ -25,14 +25,14 @@ SMOKE = {"scenes": 64, "clip_samples": 128 * 3, "vfm_samples": 64 * 4}
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="every part")
+    parser.add_argument("--all", action="store_true", help="run all parts")
     for part in ("draw", "clip", "vfm", "write"):
         parser.add_argument(f"--{part}", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes to draw (default {SCENES})")
+    parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes to generate (default {SCENES})")
     parser.add_argument("--clip-samples", type=int, default=CLIP_SAMPLES, help=f"crops (default {CLIP_SAMPLES})")
     parser.add_argument("--vfm-samples", type=int, default=VFM_SAMPLES, help=f"crops (default {VFM_SAMPLES})")
-    parser.add_argument("--smoke", action="store_true", help="a few samples of everything")
+    parser.add_argument("--smoke", action="store_true", help="use only a few samples")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "mini", help="folder for scenes and checkpoints")
@@ -46,7 +46,7 @@ def parse(arguments):
 
 
 def check(chosen):
-    """Everything that can be found wrong before the work starts."""
+    """InputError for anything that can be checked before the work starts."""
     if not (chosen.draw or chosen.clip or chosen.vfm or chosen.write):
         raise InputError("nothing to do: give --all, or some of --draw, --clip, --vfm, --write")
     if chosen.seed < 0:
@@ -58,7 +58,7 @@ def check(chosen):
         import torch
 
         if chosen.device != "cuda" or not torch.cuda.is_available():
-            raise InputError(f"--device {chosen.device} is not to be had here; give cpu")
+            raise InputError(f"--device {chosen.device} is not available; use cpu")
     for folder in (chosen.work, chosen.out):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Raw downloads, as their publishers pack them, turned into what the benchmarks read: one converter a file."""
+"""Converters from raw downloads to the files that the benchmarks read, one per file."""

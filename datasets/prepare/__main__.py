@@ -1,10 +1,10 @@
-"""Turns a raw download into what the benchmarks read.
+"""Converts a raw download to the files that a benchmark reads.
 
     python -m datasets.prepare NAME [RAW] [--data-root DIR] [--processes N]
 
-RAW is the folder where the download was unpacked; if it is not given, it lies in its place below the data root. The
-outputs go below the data root, next to links to the images: nothing is copied, except for ade847, whose published
-version has images of its own. A conversion that was stopped continues when the same command is given again.
+RAW is the folder where the download was unpacked (default: its place below the data root). The output goes below the
+data root, next to links to the images. Nothing is copied, except for ade847, whose published version has its own
+images. Run the same command again to continue an interrupted conversion.
 """
 
 import argparse
@@ -26,14 +26,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("raw", metavar="RAW", nargs="?", type=Path, help="where the download was unpacked")
-    parser.add_argument("--data-root", metavar="DIR", type=Path, help="of all datasets ($PROXYCLIP_DATA, else data/)")
-    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one a core")
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        type=Path,
+        help="default: $PROXYCLIP_DATA or data/",
+    )
+    parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count(), help="default: one per core")
     arguments = parser.parse_args(argv)
     prepare(arguments.name, arguments.raw, arguments.data_root, arguments.processes)
 
 
 def prepare(name: str, raw: Path | None = None, root: Path | None = None, processes: int = 1) -> None:
-    """Runs one converter from `raw` into its place below the data root."""
+    """Runs one converter, from `raw` to its place below the data root."""
     if name not in NAMES:
         raise NotFound(f"no converter is called {name!r}; {nearest(name, NAMES)}")
     converter = import_module(f"datasets.prepare.{name}")
@@ -41,7 +46,7 @@ def prepare(name: str, raw: Path | None = None, root: Path | None = None, proces
     raw, out = raw or root / converter.RAW_FOLDER, root / converter.FOLDER
     tasks = converter.tasks(raw, out)
     made = run(tasks, out, processes)
-    print(f"{name}: {made} files made, {len(tasks) - made} were there already, in {out}")
+    print(f"{name}: {made} files written, {len(tasks) - made} already there, in {out}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def convert_label(source: Path, target: Path) -> None:
     with open_image(source, "label") as image:
         decode(image, f"label {source}")
         if image.mode != "RGB":
-            raise InputError(f"the label {source} is saved as {image.mode}, not as RGB")
+            raise InputError(f"the label {source} has mode {image.mode}, not RGB")
         stored = np.asarray(image)  # (H, W, 3)
     label = TABLE[stored[..., 0].astype(int) // 10 * 256 + stored[..., 1]]  # (H, W)
     height, width = reduced(*label.shape)

@@ -104,7 +104,7 @@ def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
         if not phase.isidentifier():
             raise InputError(f"{path}: {name}: the phase {phase!r} is not a plain name such as train or val")
         if not (is_whole(height, 1) and is_whole(width, 1, MAX_PIXELS // height)):
-            raise InputError(f"{path}: {name}: a size of {height}x{width} pixels cannot be")
+            raise InputError(f"{path}: {name}: invalid size of {height}x{width} pixels")
         names.add(Path(name).stem)
     annotations = defaultdict(list)
     for annotation in entries(merged, "annos_segmentation", ANNOTATION, path):

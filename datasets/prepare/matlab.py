@@ -1,4 +1,4 @@
-"""MATLAB files as label maps."""
+"""Reading label maps from MATLAB files."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def as_label_map(value, highest: int, path: Path) -> np.ndarray:
     """(H, W), a variable of a MATLAB file, checked: whole numbers from 0 to `highest`."""
     matrix = isinstance(value, np.ndarray) and value.ndim == 2 and value.size and value.dtype.kind in "iuf"
     if not matrix or (value != np.round(value)).any():
-        raise InputError(f"{path} does not hold a label map: not a matrix of whole numbers")
+        raise InputError(f"{path} does not contain a label map: expected a matrix of integers")
     if value.min() < 0 or value.max() > highest:
-        raise InputError(f"{path} holds labels from {value.min()} to {value.max()}, not 0 to {highest}")
+        raise InputError(f"{path} contains labels from {value.min()} to {value.max()}, not 0 to {highest}")
     return value

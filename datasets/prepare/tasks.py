@@ -41,13 +41,15 @@ def run(tasks: Sequence[Task], out: Path, processes: int = 1) -> int:
         raise InputError(f"--processes must be at least 1, not {processes}")
     for task in tasks:
         if not Path(os.path.normpath(task.target)).is_relative_to(os.path.normpath(out)):
-            raise InputError(f"{task.target} would be written outside {out}: a name in the download leads out of it")
+            raise InputError(
+                f"{task.target} would be written outside {out}: the download contains a path that leads out of it"
+            )
     todo = [task for task in tasks if not task.target.exists()]
     for folder in {task.target.parent for task in todo}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+            raise InputError(f"cannot create the folder {folder}: {error.strerror or error}") from None
     bar = partial(progress_bar, total=len(todo), name=out.name, unit="file")
     if processes == 1:
         for task in bar(todo):
@@ -80,7 +82,7 @@ def do(task: Task) -> None:
         raise
     except OSError as error:  # a full disk, a folder without write permission
         reason = error.strerror or error
-        raise InputError(f"{task.target} cannot be written: {reason}; then run the same command again") from None
+        raise InputError(f"cannot write {task.target}: {reason}; then run the same command again") from None
 
 
 def link(source: Path, target: Path) -> None:
@@ -109,7 +111,7 @@ def found(folder: Path, pattern: str, hint: str) -> list[Path]:
     """The files below `folder` that fit a pattern, sorted; NotFound with the hint if there is none."""
     paths = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if not paths:
-        raise NotFound(f"no file fits {folder / pattern}; {hint}")
+        raise NotFound(f"no file matches {folder / pattern}; {hint}")
     return paths
 
 
@@ -123,5 +125,7 @@ def lookup(table: dict[int, int], rest: int) -> np.ndarray:
 def converted(table: np.ndarray, stored: np.ndarray, path: Path) -> np.ndarray:
     """`table[stored]`; InputError that names the file if it holds a value beyond the table."""
     if stored.min() < 0 or stored.max() >= len(table):
-        raise InputError(f"the label {path} holds {stored.min()} to {stored.max()}, not 0 to {len(table) - 1}")
+        raise InputError(
+            f"the label {path} contains values from {stored.min()} to {stored.max()}, not 0 to {len(table) - 1}"
+        )
     return table[stored]

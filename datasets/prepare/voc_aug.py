@@ -31,7 +31,7 @@ def tasks(raw: Path, out: Path) -> list[Task]:
     places = (raw, raw / "dataset", raw / "benchmark_RELEASE" / "dataset")
     raw = next((place for place in places if (place / "cls").is_dir()), None)
     if raw is None:
-        raise NotFound(f"no folder cls in {', '.join(map(str, places))}; unpack SBD's benchmark.tgz there")
+        raise NotFound(f"no folder cls found in {', '.join(map(str, places))}; unpack SBD's benchmark.tgz there")
     lists = out / "ImageSets" / "Segmentation"
     hint = "unpack VOCtrainval_11-May-2012.tar in the data root"
     voc_train = listed(lists / "train.txt", hint)

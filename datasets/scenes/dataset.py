@@ -58,7 +58,7 @@ class SyntheticScenes:
         return SceneSamples(self.size, self.splits[split])
 
     def locate(self, root: str | Path | None = None, split: str = "test") -> None:
-        """Nothing: there is no folder that could be missing."""
+        """Does nothing: there is no folder to look for."""
 
 
 class SceneSamples(Sequence):

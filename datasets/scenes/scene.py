@@ -73,7 +73,7 @@ def draw(seed, size=128):
 def compose(seed, size=128):
     """The scene of a seed as a `Scene`; the arguments and errors of `draw`."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed must be a whole number from 0 on, not {seed!r}")
+        raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size not in SIZES:
         raise InputError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, not {size!r}")
     dice = Dice(int(seed))

@@ -1,1 +1,1 @@
-"""The models that are read: CLIP, vision foundation models, their weights, and the kernels that run them."""
+"""Image and text encoders: CLIP, vision foundation models, their checkpoints and CPU kernels."""

@@ -1,4 +1,4 @@
-"""Building a CLIP by name: open_clip's architecture, weights from the hub, an official file or a local folder."""
+"""Builds a CLIP by name, with weights from the hub, an official checkpoint or a local folder."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,21 @@ DEFAULT_WEIGHTS = {"ViT-H-14": "laion2b_s32b_b79k"}  # every other model: "opena
 def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
     """A CLIP in float32 on the CPU, in evaluation mode.
 
-    spec: "ViT-B-16:openai" (open_clip's names), "ViT-B-16" (the best known weights), "ViT-B-16:random" (seeded random
-    weights), "ViT-B-16:FILE", or a folder with open_clip_config.json and weights. `checkpoint` is a file that is used
-    in place of the named weights: open_clip's own, or one that OpenAI published.
+    spec: "ViT-B-16:openai" (open_clip's names), "ViT-B-16" (default weights), "ViT-B-16:random" (seeded random
+    weights), "ViT-B-16:FILE", or a folder with open_clip_config.json and weights. `checkpoint` is a file to use instead
+    of the named weights: open_clip's own, or one published by OpenAI.
 
-    Some trainings of an architecture use QuickGELU and others GELU, and weights alone do not tell which. So a file goes
-    with the training that `spec` names; without a name, OpenAI's archives are recognised, and for other files of an
-    architecture that was published with both a warning says which one is assumed.
+    Some weights of an architecture were trained with QuickGELU and others with GELU, and the weights do not say which.
+    A file is therefore loaded with the activation of the weights that `spec` names. Without a name, OpenAI's archives
+    are recognised; for other files of an architecture published with both activations, a warning says which one is
+    assumed.
     """
     open_clip = import_library("open_clip")
     if Path(spec).is_dir():
         return from_folder(Path(spec), checkpoint)
     name, tag, file = parse(spec)
     if checkpoint and file:
-        raise InputError(f"the CLIP's weights are given twice: {spec!r} and checkpoint {str(checkpoint)!r}")
+        raise InputError(f"CLIP weights are given twice: {spec!r} and checkpoint {str(checkpoint)!r}")
     own = checkpoint or file
     file = own or (None if tag == "random" else fetch(name, tag))
     state = None if file is None else read_checkpoint(file, torchscript=True)
@@ -47,7 +48,7 @@ def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
 
 
 def parse(spec: str) -> tuple[str, str, str | None]:
-    """Architecture, name of the weights, and their file if one is named; an unknown name raises InputError."""
+    """Architecture, name of the weights, and their file if there is one; InputError for an unknown name."""
     open_clip = import_library("open_clip")
     if Path(spec).is_dir():
         return spec, "", None
@@ -69,7 +70,7 @@ def parse(spec: str) -> tuple[str, str, str | None]:
 
 
 def patch_size(spec: str) -> int:
-    """The side of a CLIP's patches in pixels, from its configuration alone."""
+    """The patch size of a CLIP in pixels, from its configuration alone."""
     open_clip = import_library("open_clip")
     file = Path(spec) / "open_clip_config.json"
     if file.is_file():
@@ -78,11 +79,12 @@ def patch_size(spec: str) -> int:
 
 
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
-    """From open_clip's own folder layout: open_clip_config.json, weights beside it, paths in it relative to it."""
+    """Loads open_clip's folder layout: open_clip_config.json next to the weights; paths in it are relative to the
+    folder."""
     open_clip = import_library("open_clip")
     file = folder / "open_clip_config.json"
     if not file.is_file():
-        raise NotFound(f"folder {folder} holds no open_clip_config.json, so it is not a CLIP in open_clip's layout")
+        raise NotFound(f"folder {folder} has no open_clip_config.json: it is not a CLIP in open_clip's layout")
     settings = read_folder_config(file)
     config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
     check_plain(str(folder), config)
@@ -95,29 +97,29 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
         tokenizer = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **options)
     weights = checkpoint or next(iter([*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]), None)
     if weights is None:
-        raise NotFound(f"folder {folder} holds no weights: open_clip_model.safetensors is expected there")
+        raise NotFound(f"folder {folder} has no weights: expected open_clip_model.safetensors there")
     state, preprocess = read_checkpoint(weights, torchscript=True), settings.get("preprocess_cfg", {})
     return build(config, state, tokenizer, preprocess, str(folder), str(weights))
 
 
 def read_folder_config(file: Path) -> dict:
-    """The contents of open_clip_config.json; InputError unless it has the entries that are used here."""
+    """The contents of open_clip_config.json; InputError if a required entry is missing."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         config = settings["model_cfg"]
         config["vision_cfg"], config["text_cfg"], config["embed_dim"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not open_clip's ({type(error).__name__}: {error})") from error
+        raise InputError(f"{file} is not a valid open_clip configuration ({type(error).__name__}: {error})") from error
     return settings
 
 
 def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: str) -> DenseCLIP:
-    """The model with the weights in it; `state` None leaves the library's random ones, from a seed of their own."""
+    """The model with the given weights; if `state` is None, with the library's random ones from a fixed seed."""
     open_clip = import_library("open_clip")
     if state is not None and is_openais(state) and not config.get("quick_gelu"):
         raise InputError(
-            f"{source} is an archive of OpenAI, trained with QuickGELU, but {name} uses GELU; name openai's training "
-            "beside it, for example ViT-B-16:openai, or in a folder's configuration set quick_gelu to true"
+            f"{source} is an OpenAI archive, trained with QuickGELU, but {name} uses GELU: name OpenAI's weights, for "
+            "example ViT-B-16:openai, or set quick_gelu to true in the folder's open_clip_config.json"
         )
     with fixed_seed():
         try:
@@ -132,7 +134,7 @@ def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: s
 
 
 def fetch(name: str, tag: str) -> Path:
-    """The file of a published training's weights, from the local cache or the network."""
+    """The file with published weights, from the local cache or the network."""
     open_clip = import_library("open_clip")
     published = open_clip.get_pretrained_cfg(name, tag) or {}
     if repository := published.get("hf_hub"):
@@ -144,22 +146,22 @@ def fetch(name: str, tag: str) -> Path:
         return Path(open_clip.download_pretrained(published))
     except OSError as error:
         raise NotFound(
-            f"the weights of CLIP {name}:{tag} are neither in the cache ~/.cache/clip nor reachable ({error}). Where "
-            f"there is a network, fetch {published['url']} and pass it with --checkpoint-clip FILE"
+            f"the weights of CLIP {name}:{tag} are neither in the cache ~/.cache/clip nor reachable ({error}). "
+            f"Download {published['url']} where there is a network, and pass it with --checkpoint-clip FILE"
         ) from error
 
 
 def check_plain(name: str, config: dict) -> None:
-    """Refuses models that the walk of proxyclip.backbones.clip does not cover, before anything is built."""
+    """InputError for models that proxyclip.backbones.clip does not support, before anything is built."""
     if not is_plain(config):
         raise InputError(
-            f"CLIP {name!r} has no plain vision transformer whose last block has values to take; "
-            f"these have: {', '.join(plain_transformers())}"
+            f"CLIP {name!r} is not supported, because its image encoder is not a standard vision transformer; "
+            f"supported: {', '.join(plain_transformers())}"
         )
 
 
 def is_plain(config: dict) -> bool:
-    """Whether the image tower is a pre-norm vision transformer with a class token and ordinary attention."""
+    """Whether the image encoder is a pre-norm vision transformer with a class token and standard attention."""
     vision = config["vision_cfg"]
     unusual = (
         *("timm_model_name", "attentional_pool", "qk_norm", "scaled_cosine_attn"),
@@ -172,6 +174,6 @@ def is_plain(config: dict) -> bool:
 
 
 def plain_transformers() -> list[str]:
-    """open_clip's names of all models that can be used here."""
+    """open_clip's names of all supported models."""
     open_clip = import_library("open_clip")
     return [name for name in open_clip.list_models() if is_plain(open_clip.get_model_config(name))]

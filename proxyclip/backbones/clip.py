@@ -1,4 +1,4 @@
-"""CLIP's image tower, walked from outside through open_clip's public attributes, and its text tower.
+"""CLIP's image encoder, run block by block through open_clip's public attributes, and its text encoder.
 
 Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E joint embedding width.
 """
@@ -13,10 +13,10 @@ from proxyclip.backbones.weights import fingerprint, signs_of_change
 
 
 class DenseCLIP(nn.Module):
-    """An open_clip model that gives an embedding for every patch instead of one for the image.
+    """An open_clip model with an embedding for every patch instead of one for the image.
 
-    `model` is an open_clip CLIP with a plain vision transformer, `tokenizer` its tokenizer, `mean` and `std` the
-    colours it was trained with, `name` its name in records.
+    `model` is an open_clip CLIP with a standard vision transformer, `tokenizer` its tokenizer, `mean` and `std` the
+    colour statistics of its training data, `name` its name in records.
     """
 
     def __init__(self, model: nn.Module, tokenizer, mean, std, name: str):

@@ -1,4 +1,4 @@
-"""Which activation a CLIP checkpoint was trained with: its weights fit QuickGELU and GELU alike."""
+"""The activation that a CLIP checkpoint was trained with: its weights fit both QuickGELU and GELU."""
 
 import warnings
 from pathlib import Path
@@ -11,19 +11,19 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers 
 
 
 def is_openais(state: dict[str, Tensor]) -> bool:
-    """Whether a checkpoint is one of the archives that OpenAI published: they alone hold these numbers."""
+    """Whether a checkpoint is an archive published by OpenAI: only those contain these numbers."""
     return any(name in state for name in OPENAI_EXTRAS)
 
 
 def uses_quick_gelu(name: str, tag: str) -> bool:
-    """The activation of a published training, or that of the configuration where the tag is none."""
+    """The activation of published weights, or of the configuration for unknown weights."""
     open_clip = import_library("open_clip")
     default = open_clip.get_model_config(name).get("quick_gelu", False)
     return tag == "openai" or bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu", default))
 
 
 def warn_of_assumption(name: str, tag: str, file: str | Path) -> None:
-    """Says which activation is assumed for a file, where its architecture is known with two."""
+    """Warns which activation is assumed for a file, if its architecture was published with both."""
     tags = ["random", *import_library("open_clip").list_pretrained_tags_by_model(name)]  # "random": the configuration's
     assumed = uses_quick_gelu(name, tag)
     others = [other for other in tags if uses_quick_gelu(name, other) != assumed]
@@ -32,8 +32,8 @@ def warn_of_assumption(name: str, tag: str, file: str | Path) -> None:
     other = next((tag for tag in others if tag.startswith("laion2b")), others[-1])
     activation, alternative = ("QuickGELU", "GELU") if assumed else ("GELU", "QuickGELU")
     warnings.warn(
-        f"{file} does not tell which activation it was trained with: {activation} is assumed, as in {name}:{tag}. "
-        f"Name the training beside the file to be sure: --clip {name}:{tag} --checkpoint-clip FILE for {activation}, "
+        f"{file} does not say which activation it was trained with: assuming {activation}, as in {name}:{tag}. "
+        f"To choose, name the weights as well: --clip {name}:{tag} --checkpoint-clip FILE for {activation}, "
         f"--clip {name}:{other} --checkpoint-clip FILE for {alternative}",
         stacklevel=4,
     )

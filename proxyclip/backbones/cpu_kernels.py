@@ -1,12 +1,12 @@
-"""Linear layers, matrix products and attention on a CPU at the speed of the processor.
+"""Fast linear layers, matrix products and attention on CPUs.
 
-PyTorch hands matrix products to MKL and convolutions to oneDNN. A linear layer is a convolution with a 1 × 1 kernel
-over tokens laid out as pixels, so either library can compute it, and the processor decides which one is faster: oneDNN
-uses AVX-512 everywhere, MKL not on every processor of other makers than Intel. Between 0.9 and 2.2 times the speed has
-been measured (`benchmarks/speed.py --parts`), so the first layer of a process times both, which takes about 20 ms. The
-results agree to rounding. PROXYCLIP_CPU_LINEAR=mkl or onednn chooses without measuring.
+PyTorch runs matrix products through MKL and convolutions through oneDNN. A linear layer is a 1 × 1 convolution over
+tokens laid out as pixels, so either library can compute it. Which one is faster depends on the processor: oneDNN always
+uses AVX-512 where available, MKL does not on some non-Intel processors. Measured speed-ups range from 0.9 to 2.2
+(`benchmarks/speed.py --parts`), so the first layer of a process times both, which takes about 20 ms. The results agree
+up to rounding. PROXYCLIP_CPU_LINEAR=mkl or onednn chooses without measuring.
 
-All views below are free: nothing is copied.
+All reshapes below are views: nothing is copied.
 """
 
 import os
@@ -46,7 +46,7 @@ def convolution(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def use_convolution(tokens: Tensor) -> bool:
-    """Whether `convolution` is the faster way for tokens of that type and device; a compiler decides for itself."""
+    """Whether `convolution` is faster for tokens of this type and device; False under torch.compile."""
     if tokens.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return convolutions_are_faster(tokens.dtype)
@@ -54,7 +54,7 @@ def use_convolution(tokens: Tensor) -> bool:
 
 @cache
 def convolutions_are_faster(dtype: torch.dtype) -> bool:
-    """The choice for this processor: that of PROXYCLIP_CPU_LINEAR, or a measurement, once per process and type."""
+    """The choice for this processor: PROXYCLIP_CPU_LINEAR, or a measurement once per process and type."""
     chosen = os.environ.get("PROXYCLIP_CPU_LINEAR", "")
     if chosen not in ("", "mkl", "onednn"):
         raise InputError(f"PROXYCLIP_CPU_LINEAR is {chosen!r}; choose mkl or onednn, or leave it unset to measure")
@@ -67,9 +67,9 @@ def convolutions_are_faster(dtype: torch.dtype) -> bool:
 
 
 def measure(dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a linear layer as a matrix product and as a convolution: the best of a few alternating trials.
+    """Seconds for a linear layer as a matrix product and as a convolution, the best of a few alternating trials.
 
-    On one thread and in that thread's own time, so that other processes hardly matter.
+    Runs on one thread and uses its CPU time, so that other processes hardly affect the result.
     """
     tokens, weight = torch.ones(1, 256, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
     seconds = {F.linear: [], convolution: []}
@@ -91,8 +91,8 @@ def measure(dtype: torch.dtype) -> tuple[float, float]:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v, each (B, heads, T, d) -> (B, heads, T, d).
 
-    PyTorch's fused kernel, except in bfloat16 on a CPU: there it forms its products at float32's speed, and plain
-    products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`).
+    Uses PyTorch's fused kernel, except for bfloat16 on a CPU. There the fused kernel computes products at float32
+    speed; plain products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`).
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)

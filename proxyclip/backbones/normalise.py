@@ -1,4 +1,4 @@
-"""Images in the units of a model's training data."""
+"""Normalisation of images with the mean and standard deviation of a model."""
 
 import math
 
@@ -9,10 +9,11 @@ from proxyclip.errors import InputError
 
 
 class Normalise(nn.Module):
-    """Subtracts `mean` and divides by `std`, three numbers each, red first.
+    """Subtracts `mean` and divides by `std`, three numbers each in RGB order.
 
-    The numbers move with the model, so a forward pass copies nothing from the host. They stay float32 in a model of
-    half precision, and they are no part of its state dict: checkpoints and fingerprints do not know them.
+    The statistics move with the model, so a forward pass copies nothing from the host. They stay in float32 when the
+    model is cast to half precision, and are not part of its state dict, so checkpoints and fingerprints do not include
+    them.
     """
 
     def __init__(self, mean, std):

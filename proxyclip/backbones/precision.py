@@ -1,4 +1,4 @@
-"""Devices, precisions, and float32 that is float32."""
+"""Devices, precisions, and full float32 precision."""
 
 import re
 import threading
@@ -13,9 +13,9 @@ DEVICE_CHOICES = "choose auto, cpu, mps, cuda, or cuda:N for one of several GPUs
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" takes the best one there is: CUDA, then MPS, then the CPU.
+    """The device with this name; "auto" selects the first available of CUDA, MPS and CPU.
 
-    Raises InputError for anything that is not the name of a device of this machine.
+    Raises InputError unless it names a device of this machine.
     """
     if not isinstance(device, (str, torch.device)) or not str(device):
         raise InputError(f"device {device!r} is not the name of a device; {DEVICE_CHOICES}")
@@ -38,10 +38,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the image towers' weights.
+    """The data type of the image encoders.
 
-    "auto" is float32 on a CPU and half precision on an accelerator: bfloat16 where the hardware computes in it (CUDA
-    from compute capability 8.0 on; before, PyTorch emulates it slowly), float16 elsewhere.
+    "auto" is float32 on a CPU and half precision on an accelerator: bfloat16 where the hardware supports it (CUDA with
+    compute capability 8.0 or above; PyTorch emulates it slowly on older devices), float16 elsewhere.
     """
     if precision == "auto":
         if device.type == "cpu":
@@ -55,9 +55,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def exact_float32(device: torch.device):
-    """Inside, float32 is computed in float32 on `device`: without an outer torch.autocast, without TF32 or bfloat16.
+    """Context in which float32 runs at full precision on `device`: without torch.autocast, TF32 or bfloat16.
 
-    The settings for TF32 belong to the whole process, so they are as the caller had them once the last thread leaves.
+    TF32 settings are global to the process; they are restored when the last thread leaves.
     """
     outer = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     with torch.autocast(device.type, enabled=False) if outer else nullcontext():
@@ -94,10 +94,10 @@ exact_products = ExactProducts()
 
 
 def switch_off_reduced_products():
-    """Sets products and convolutions of float32 to full precision; returns a function that sets them back.
+    """Sets float32 products and convolutions to full precision; returns a function that restores the settings.
 
-    PyTorch 2.9 has a second set of settings (`fp32_precision`) beside the older one. Both work on the same state, but
-    reading the older one raises RuntimeError once a program has used the newer one; then the newer one is enough.
+    PyTorch 2.9 added a second set of settings (`fp32_precision`). Both control the same state, but reading the older
+    one raises RuntimeError once a program has used the newer one; then setting the newer one is enough.
     """
     backends = torch.backends
     places = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv] if NEWER else []

@@ -1,4 +1,4 @@
-"""Random weights that are the same every time, without a trace in the caller's random numbers."""
+"""Reproducible random weights, without side effects on the caller's random numbers."""
 
 from contextlib import contextmanager
 
@@ -7,9 +7,9 @@ import torch
 
 @contextmanager
 def fixed_seed():
-    """Inside, random weights are made on the CPU in float32, from a seed of their own: the same ones every time.
+    """Context in which random weights are created on the CPU in float32 from a fixed seed.
 
-    The caller's generators are left as they were; torch.manual_seed would also reseed those of every accelerator.
+    The caller's generators are not changed; torch.manual_seed would also reseed those of every accelerator.
     """
     generator, dtype = torch.default_generator, torch.get_default_dtype()
     state = generator.get_state()

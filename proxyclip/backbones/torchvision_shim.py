@@ -1,8 +1,8 @@
-"""open_clip, timm and segment-anything all import torchvision; this makes that import work everywhere.
+"""Makes torchvision importable everywhere, because open_clip, timm and segment-anything all import it.
 
-The torchvision wheel of the public index is built for CUDA. Beside a CPU build of torch its compiled operators do not
-load, and then the import itself stops with "operator torchvision::nms does not exist". Nothing here or in the three
-libraries' image towers calls those operators, so declaring their names is enough.
+The torchvision wheel on PyPI is built for CUDA. With a CPU build of torch, its compiled operators do not load, and the
+import fails with "operator torchvision::nms does not exist". Neither this package nor the image encoders of the three
+libraries call those operators, so declaring their names is enough.
 """
 
 import importlib
@@ -23,6 +23,6 @@ def import_torchvision():
 
 
 def import_library(name: str):
-    """`open_clip`, `timm`, `segment_anything` or `transformers`, imported when first needed."""
+    """`open_clip`, `timm`, `segment_anything` or `transformers`, imported on first use."""
     import_torchvision()
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Checkpoints: reading them safely, loading them strictly and finding them in the cache or on the hub."""
+"""Checkpoints: reading them safely, loading them strictly, and finding them in the cache or on the hub."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
         _, _, found = str(error).partition("Unsupported")
         kind = f" (unsupported{found.splitlines()[0]})" if found else ""
         raise InputError(
-            f"checkpoint {path} is refused: it holds Python objects beside tensors{kind}; "
+            f"checkpoint {path} is rejected: it contains Python objects besides tensors{kind}; "
             "loading them could run arbitrary code. Save its state_dict alone, preferably as .safetensors"
         ) from None
     except Exception as error:  # every reader has errors of its own for a damaged file
@@ -62,7 +62,7 @@ def unwrap(state, path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"checkpoint {path} holds no named tensors")
+        raise InputError(f"checkpoint {path} contains no named tensors")
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -86,7 +86,7 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
         if names
     ]
     if complaints:
-        raise InputError(f"{source} is a checkpoint for another architecture: {'; '.join(complaints)}")
+        raise InputError(f"{source} does not match the model's architecture: {'; '.join(complaints)}")
     check_types(state, own, source)
     converted = {name: value.to(own[name].dtype) for name, value in state.items()}
     check_finite(converted, source)
@@ -114,11 +114,11 @@ def check_finite(state: dict[str, Tensor], source: str) -> None:
     # The extremes of a tensor are finite if and only if all its values are; nothing of its size is allocated.
     wrong = [name for name, value in floating.items() if not torch.stack(value.aminmax()).isfinite().all()]
     if wrong:
-        raise InputError(f"{source} cannot be used: {some(wrong)} hold values that are not finite in float32")
+        raise InputError(f"{source} cannot be used: {some(wrong)} contain values that are not finite in float32")
 
 
 def some(names: list[str], most: int = 4) -> str:
-    """The first few of a list, for an error's sentence."""
+    """The first few names of a list, for an error message."""
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
@@ -150,7 +150,7 @@ def download(repository: str, filenames: tuple[str, ...], model: str, flag: str)
             break
     raise NotFound(
         f"the weights of {model} are neither in the cache {constants.HF_HUB_CACHE} nor reachable ({reason}). "
-        f"Where there is a network, fetch https://huggingface.co/{repository}/resolve/main/{filenames[0]} "
+        f"Download https://huggingface.co/{repository}/resolve/main/{filenames[0]} where there is a network, "
         f"and pass it with {flag} FILE"
     )
 

@@ -1,1 +1,1 @@
-"""A model meets a benchmark: reading ahead, counting, resuming, many processes."""
+"""Evaluation of a model on a benchmark: prefetching, counting, resuming, and distributed runs."""

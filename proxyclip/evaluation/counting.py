@@ -1,6 +1,6 @@
-"""Segments and counts the images of a stream, and saves the counts every few seconds.
+"""Segments and counts a stream of images, and saves the counts every few seconds.
 
-Shapes: K classes, H × W a label's size, h × w the resized image's.
+Shapes: K classes, H × W the size of a label, h × w that of the resized image.
 """
 
 import time
@@ -59,7 +59,7 @@ class Counting:
             try:
                 for ready in stream:
                     if ready.problem and not self.settings.skip_bad:
-                        raise InputError(f"{ready.problem} (rerun with --resume --skip-bad to leave out such images)")
+                        raise InputError(f"{ready.problem} (rerun with --resume --skip-bad to skip such images)")
                     labels = None if ready.problem else predict(ready.tensor, ready.label.shape)  # (H, W)
                     if before:
                         before.result()  # raises what went wrong; and no more than one image ever waits

@@ -1,7 +1,7 @@
-"""Several processes, one result: which rank takes which image, and how their counts become one.
+"""Distributed evaluation: which rank processes which image, and how the counts are combined.
 
 `torchrun` starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process, rank 0 of 1.
-They talk through gloo on the CPU: all that is exchanged is a few matrices at the end, gloo adds 64-bit integers
+Ranks communicate through gloo on the CPU: only a few matrices are exchanged at the end, gloo adds 64-bit integers
 exactly, and it works where NCCL does not (no accelerator, or two processes on one).
 """
 
@@ -27,7 +27,7 @@ MOST_RANKS = 100_000
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that evaluate together."""
+    """This process among those of the run."""
 
     rank: int = 0
     world: int = 1
@@ -39,7 +39,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence) -> Sequence:
-        """This process's part of `items`: every one belongs to exactly one rank, none is repeated to fill up."""
+        """This rank's part of `items`: each item belongs to exactly one rank, and none is repeated as padding."""
         return items[self.rank :: self.world]
 
     def from_first(self, value):
@@ -92,7 +92,7 @@ def joined() -> Iterator[Ranks]:
         return
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
-            raise InputError(f"WORLD_SIZE is {world} but {name} is not set: torchrun, or dist_test.sh, sets them all")
+            raise InputError(f"WORLD_SIZE is {world} but {name} is not set: start with torchrun or dist_test.sh")
     rank = from_environment("RANK", 0, 0, world - 1)
     from_environment("MASTER_PORT", 0, 0, 65535)
     check_host(os.environ["MASTER_ADDR"])
@@ -110,7 +110,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def check_host(name: str) -> None:
-    """InputError for a host that is not known: torch would look for it for as long as it may wait."""
+    """InputError for an unknown host, which torch would otherwise try to resolve until its timeout."""
     try:
         socket.getaddrinfo(name, None)
     except (OSError, UnicodeError) as error:
@@ -118,9 +118,9 @@ def check_host(name: str) -> None:
 
 
 def end_with_launcher(launcher: int) -> None:
-    """Ends this process soon after torchrun was killed, which cannot tell its processes to stop then.
+    """Ends this process soon after torchrun was killed, which can no longer stop its processes then.
 
-    They would go on writing to a workdir that nobody expects to be in use.
+    Otherwise they would go on writing to a workdir that is believed to be unused.
     """
     while os.getppid() == launcher:
         time.sleep(0.2)
@@ -137,7 +137,7 @@ def own_device(device: str) -> str:
         local_rank = from_environment("LOCAL_RANK", 0, 0, MOST_RANKS)
         if local_rank >= count:
             raise InputError(
-                f"process {local_rank + 1} of this machine has no GPU of its own, for there are {count}: start at most "
+                f"process {local_rank + 1} of this machine has no GPU, because there are only {count}: start at most "
                 f"{count} processes, or choose --device cpu or --device cuda:0"
             )
         return f"cuda:{local_rank}"

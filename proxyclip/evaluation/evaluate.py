@@ -1,8 +1,8 @@
-"""A model meets a benchmark: every image is segmented, compared with its label and counted.
+"""The evaluation loop: every image is segmented, compared with its label and counted.
 
-It knows neither models nor datasets: `predict` is any function from an image to labels, `samples` any sequence of
-images with labels. Every image is segmented on its own, never in one batch with another: its labels then depend on
-itself alone, and the result is the same with any number of processes and after any number of stops.
+It depends on neither models nor datasets: `predict` is any function from an image to labels, `samples` any sequence of
+images with labels. Images never share a batch, so the labels of an image depend on that image alone, and the result is
+the same for any number of processes and interruptions.
 """
 
 from contextlib import closing, nullcontext
@@ -70,7 +70,7 @@ def earlier_counts(progress: Progress, classes: int, resume: Resume) -> Counts:
     earlier = progress.earlier(classes)
     if resume == "refuse" and earlier.done:
         raise InputError(
-            f"a run of the same protocol was stopped after {len(earlier.done)} images: --resume continues it, "
+            f"a run of the same protocol was interrupted after {len(earlier.done)} images: --resume continues it, "
             "--restart discards it"
         )
     return earlier

@@ -1,8 +1,8 @@
-"""torchrun with the error messages and the exit code of the processes it starts.
+"""torchrun with the error messages and exit code of the processes it starts.
 
     python -m proxyclip.evaluation.launch [options of torchrun] SCRIPT [its options]
 
-torchrun itself ends every failure with a traceback of its own, and with exit code 1.
+torchrun itself reports every failure with its own traceback and exit code 1.
 """
 
 import logging

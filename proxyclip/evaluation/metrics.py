@@ -1,16 +1,16 @@
-"""How good a segmentation is: one confusion matrix over all images, and the scores that are read off it.
+"""Segmentation metrics: one confusion matrix over all images, and the scores derived from it.
 
-Shapes: K classes; the matrix is (K, K) int64, rows the labels, columns the predictions.
+Shapes: K classes; the matrix is (K, K) int64, rows are labels and columns are predictions.
 """
 
 import numpy as np
 
 
 class ConfusionMatrix:
-    """Counts of pixels, labelled i and predicted j, over any number of images.
+    """Pixel counts by label and prediction, over any number of images.
 
-    `classes` is K. `matrix` is (K, K) int64: 5000 images of 2 megapixels are 10^10 pixels, which 32 bits do not hold.
-    Matrices of disjoint sets of images add up to that of their union, exactly.
+    `classes` is K. `matrix` is (K, K) int64: 5000 images of 2 megapixels have 10^10 pixels, too many for 32 bits. The
+    matrices of disjoint sets of images add up exactly to that of their union.
     """
 
     def __init__(self, classes: int, matrix: np.ndarray | None = None):
@@ -20,19 +20,19 @@ class ConfusionMatrix:
     def add(self, prediction, label, void: int = -1) -> np.ndarray:
         """Counts one image and returns its own matrix (K, K).
 
-        prediction, label: integer maps of the same shape, numpy or torch. Pixels labelled `void` or below zero are
-        not counted. Raises ValueError for shapes that differ and for values that are no class.
+        prediction, label: integer maps of the same shape, numpy or torch. Pixels labelled `void` or below zero are not
+        counted. Raises ValueError if the shapes differ or a value is not a class.
         """
         counts = confusion(prediction, label, self.classes, void)
         self.matrix += counts
         return counts
 
     def scores(self) -> dict:
-        """Percentages of the whole matrix; see `scores`."""
+        """Scores of the whole matrix in percent; see `scores`."""
         return scores(self.matrix)
 
     def seen_unseen(self, unseen) -> dict:
-        """Zero-shot percentages of the whole matrix; see `seen_unseen`."""
+        """Zero-shot scores of the whole matrix in percent; see `seen_unseen`."""
         return seen_unseen(self.matrix, unseen)
 
 
@@ -63,16 +63,16 @@ def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scores(matrix: np.ndarray) -> dict:
-    """aAcc, mIoU, mAcc, fwIoU, the other average, and per-class figures, all in percent.
+    """aAcc, mIoU, mAcc, fwIoU, the second pair of averages, and per-class values, all in percent.
 
     Two averages, because published numbers use either:
-    - mIoU and mAcc, as mmsegmentation: over classes whose figure exists. A class that is predicted but never labelled
-      has IoU 0 and counts.
-    - mIoU_present, as detectron2: over classes that are labelled somewhere. (For accuracy the two are the same.)
+    - mIoU and mAcc, as in mmsegmentation: over classes with a defined value. A class that is predicted but never
+    labelled has IoU 0 and counts.
+    - mIoU_present, as in detectron2: over classes that are labelled somewhere. (For accuracy the two are equal.)
 
-    `per_class` has lists IoU and Acc (None where there is none) and the pixel counts labelled and predicted.
-    `never_predicted` and `zero_IoU` are the shares of the labelled classes that no pixel was given to and that have
-    IoU 0. All are nan for an empty matrix.
+    `per_class` has lists IoU and Acc (None where undefined) and the pixel counts labelled and predicted.
+    `never_predicted` and `zero_IoU` are the shares of labelled classes that are predicted nowhere and that have IoU 0.
+    All are nan for an empty matrix.
     """
     iou, accuracy = per_class(matrix)
     labelled, predicted = matrix.sum(1), matrix.sum(0)  # (K,) each
@@ -98,8 +98,8 @@ def scores(matrix: np.ndarray) -> dict:
 def seen_unseen(matrix: np.ndarray, unseen) -> dict:
     """Generalised zero-shot scores in percent: pAcc, mIoU(S), mIoU(U), hIoU (Xian et al., 2019).
 
-    unseen: indices of the classes that training did not show; all others are seen. Every class competes everywhere:
-    the split only says over which classes the IoUs of the one matrix are averaged. hIoU is the harmonic mean of both.
+    unseen: indices of the classes that training left out; all others are seen. All classes compete with each other: the
+    split only determines over which classes the IoUs of the one matrix are averaged. hIoU is the harmonic mean of both.
     """
     iou, _ = per_class(matrix)
     is_unseen = np.zeros(len(matrix), bool)

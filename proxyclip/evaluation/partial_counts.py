@@ -1,9 +1,9 @@
-"""What an evaluation has counted so far, saved so that it can be stopped at any moment and resumed exactly.
+"""The counts of an unfinished evaluation, saved so that it can be interrupted at any moment and resumed exactly.
 
-Every process writes its counts to a file of its own, matrix and names of the images in it together, by renaming:
-whatever happens, the names say exactly which images are in the matrix. A resumed run never touches the files of earlier
-sessions; it leaves out their images and writes files of a new session. So all files of a run hold disjoint images, and
-their sum is the result, whatever the number of processes was each time.
+Every process writes its matrix and the names of the images counted in it to its own file, replaced atomically, so the
+names always say exactly which images the matrix contains. A resumed run never changes the files of earlier sessions; it
+skips their images and writes the files of a new session. All files of a run therefore hold disjoint images, and their
+sum is the result, whatever the number of processes in each session.
 """
 
 import contextlib
@@ -67,8 +67,8 @@ class Counts:
             write_whole(path, lambda file: np.savez(file, matrix=self.matrix, facts=np.array(facts)))
         except OSError as error:
             raise InputError(
-                f"progress cannot be written to {path} ({error.strerror or error}); what was saved before is intact: "
-                "fix that and rerun with --resume"
+                f"cannot write progress to {path} ({error.strerror or error}); earlier progress is intact: fix this, "
+                "then rerun with --resume"
             ) from None
 
     @classmethod
@@ -98,7 +98,7 @@ class Progress:
         self.session = 0
 
     def locked(self):
-        """A context in which no other process evaluates the same; Busy, an InputError, if one does."""
+        """A context that only one process can hold; Busy, an InputError, if another one holds it."""
         return run_lock(self.folder.with_suffix(".lock"))
 
     def parts(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Writes predictions: class indices as PNG files, and panels of image, label and prediction."""
+"""Writes predictions: class indices as PNG files, and panels of image, ground truth and prediction."""
 
 import hashlib
 import json

@@ -1,9 +1,8 @@
-"""Images and labels, read and resized in worker processes ahead of the model.
+"""Prefetching: images and labels are read and resized in worker processes ahead of the model.
 
-Each worker sends what it reads through a pipe of its own and shares neither a queue nor a lock with the others. A
-worker that is killed, even halfway through an image, leaves an end of file in that pipe: nothing waits for it. (With a
-queue, as in torch's DataLoader and in ProcessPoolExecutor, it can leave a lock that nobody releases, or half a message
-that its reader waits for.)
+Each worker sends its samples through a pipe of its own and shares no queue or lock with other workers. If a worker is
+killed, even in the middle of an image, the pipe ends and nothing waits for it. (With a queue, as in torch's DataLoader
+and in ProcessPoolExecutor, it can leave a lock that is never released, or half a message that the reader waits for.)
 """
 
 import multiprocessing

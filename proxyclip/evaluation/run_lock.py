@@ -1,7 +1,7 @@
-"""One run at a time: two that write the same progress would count images twice.
+"""A lock for one run at a time: two runs writing the same progress would count images twice.
 
-The system releases the lock when the process ends, however it ends: nothing is left to clean up after kill -9. It works
-across machines where their shared disk supports locks, as NFS does by default; where a disk has none, a note says so.
+The system releases the lock when the process ends for any reason, so nothing has to be cleaned up after kill -9. It
+works across machines if their shared disk supports locks, as NFS does by default; otherwise a note is printed.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ def locked_file(path: Path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a")  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"progress cannot be written to {path} ({error.strerror or error})") from None
+            raise InputError(f"cannot write progress to {path} ({error.strerror or error})") from None
         try:
             lock(file)
         except (BlockingIOError, PermissionError):
             file.close()
             raise Busy(
-                f"another process evaluates the same in {path.parents[1]}: wait for it, stop it, or choose another "
-                "--workdir"
+                f"another process is running the same evaluation in {path.parents[1]}: wait for it, "
+                "stop it, or choose another --workdir"
             ) from None
         except OSError as error:
             print(

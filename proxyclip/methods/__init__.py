@@ -1,10 +1,10 @@
-"""One training-free method a file; the file's name is the method's name. To add one, add a file. It has
+"""Training-free methods, one per file; the file name is the name of the method. To add one, add a file with
 
-    Options: a frozen dataclass     its own settings on top of `_training_free.Options`, with the paper's values
-    NEEDS_VFM: bool                 whether it looks at a vision foundation model as well
+    Options: a frozen dataclass     its own settings on top of `_training_free.Options`, with the values of the paper
+    NEEDS_VFM: bool                 whether it uses a vision foundation model
     Method: type                    the `Segmentor`: Method(clip, vfm, options)
 
-Files whose name starts with an underscore are parts that methods share.
+Files whose names start with an underscore are shared between methods.
 """
 
 import importlib
@@ -19,7 +19,7 @@ def method_names() -> list[str]:
 
 
 def find_method(name: str):
-    """The module of one method; an unknown name raises InputError with the nearest ones."""
+    """The module of one method; InputError with the nearest names for an unknown one."""
     if name not in method_names():
         raise InputError(f"unknown method {name!r}; {nearest(name, method_names())}")
     return importlib.import_module(f"{__name__}.{name}")

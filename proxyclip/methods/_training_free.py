@@ -1,4 +1,4 @@
-"""What all training-free methods share: options, text embeddings, cosines of every location with every name."""
+"""What all training-free methods share: options, text embeddings, and cosine similarity of patches and names."""
 
 from dataclasses import asdict, dataclass
 
@@ -18,12 +18,12 @@ from proxyclip.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of every training-free method; the values are those of ProxyCLIP's published runs.
+    """Settings of every training-free method; the defaults are those of ProxyCLIP's published runs.
 
-    short_side: the image is resized to it, in pixels, the long side to at most 2048; 0: not resized. crop, stride: side
-    and step of the windows; crop 0: the whole image as one window. multiple: windows are padded to a multiple of it.
-    logit_scale: what cosines are multiplied with before the softmax. templates: prompts with a {} for the name; None:
-    CLIP's 80.
+    short_side: images are resized to this short side in pixels, with a long side of at most 2048; 0: not resized. crop,
+    stride: side and stride of the windows; crop 0: the whole image as one window. multiple: windows are padded to a
+    multiple of it. logit_scale: factor applied to the cosine similarity before the softmax. templates: prompts with a
+    {} for the name; None: CLIP's 80.
     """
 
     short_side: int = 336
@@ -44,9 +44,9 @@ class Options:
 
 
 class TrainingFree(Segmentor):
-    """A CLIP, and perhaps a vision foundation model, whose patch embeddings are compared with text embeddings.
+    """A CLIP, and a vision foundation model if needed, whose patch embeddings are compared with text embeddings.
 
-    A method defines `method` and `embed`. clip: the CLIP; vfm: the other model, None where a method needs none.
+    A method defines `method` and `embed`. vfm is None for methods that need none.
     """
 
     def __init__(self, clip: DenseCLIP, vfm, options: Options, known_words: tuple[str, ...] | None = None):
@@ -64,7 +64,7 @@ class TrainingFree(Segmentor):
         self.templates = options.templates or default_templates()
 
     def embed(self, crops: Tensor) -> Tensor:
-        """CLIP embeddings of the locations, (B, 3, c, c) RGB in [0, 1] -> (B, E, h, w), not normalised."""
+        """CLIP embeddings of all patches, (B, 3, c, c) RGB in [0, 1] -> (B, E, h, w), not normalised."""
         raise NotImplementedError
 
     def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
@@ -72,14 +72,14 @@ class TrainingFree(Segmentor):
         return encode_names(self.clip, vocabulary.queries, self.templates)
 
     def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
-        """Cosines of every location with every query: (B, 3, c, c) in [0, 1] and (Q, E) -> (B, Q, h, w) float32."""
+        """Cosine similarity of all patches and queries: (B, 3, c, c) in [0, 1], (Q, E) -> (B, Q, h, w) float32."""
         with exact_float32(crops.device):  # scores do not depend on what surrounds the call
             patches = self.embed(crops)  # (B, E, h, w)
             unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
             return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
 
     def set_precision(self, dtype: torch.dtype) -> "TrainingFree":
-        """Both image towers in that type; the text tower stays in float32, its embeddings are cached as such."""
+        """Casts both image encoders; the text encoder stays in float32, as its embeddings are cached in float32."""
         self.clip.visual.to(dtype)
         if self.vfm is not None:
             self.vfm.to(dtype)

@@ -1,4 +1,4 @@
-"""CLIP as it is: the patch tokens behind its own last block (Radford et al., 2021, arXiv:2103.00020)."""
+"""CLIP: the patch tokens after its own last block (Radford et al., 2021, arXiv:2103.00020)."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ NEEDS_VFM = False
 
 
 class CLIP(TrainingFree):
-    """The baseline that all others change."""
+    """The baseline: CLIP without changes."""
 
     method = "CLIP"
 

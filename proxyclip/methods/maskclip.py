@@ -1,6 +1,6 @@
-"""MaskCLIP: CLIP's last values as they are, without any attention between patches.
+"""MaskCLIP: the values of CLIP's last block, without attention between patches.
 
-Extract Free Dense Labels from CLIP (Zhou et al., ECCV 2022, arXiv:2112.01071), section 3.1: without key smoothing and
+Extract Free Dense Labels from CLIP (Zhou et al., ECCV 2022, arXiv:2112.01071), section 3.1, without key smoothing and
 prompt denoising.
 """
 
@@ -13,7 +13,7 @@ NEEDS_VFM = False
 
 
 class MaskCLIP(TrainingFree):
-    """Every patch is classified by its own value."""
+    """Each patch is classified by its own value."""
 
     method = "MaskCLIP"
 

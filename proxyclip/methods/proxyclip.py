@@ -1,9 +1,9 @@
-"""ProxyCLIP: the similarity of a vision foundation model's patches, used in place of CLIP's own attention.
+"""ProxyCLIP: the patch similarity of a vision foundation model replaces CLIP's own attention.
 
 ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation (Lan et al., ECCV 2024, arXiv:2408.04883).
 
-Shapes: B windows of c × c pixels, p CLIP's patch, h × w the VFM's patch grid, N = h * w, C the VFM's width, D CLIP's
-width, E its joint embedding width.
+Shapes: B windows of c × c pixels, p CLIP's patch size, h × w the VFM's patch grid, N = h * w, C the VFM's width, D
+CLIP's width, E its joint embedding width.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Options(_training_free.Options):
 
 
 class ProxyCLIP(_training_free.TrainingFree):
-    """The VFM's features say which patches belong together, CLIP's values say what is there."""
+    """The VFM's features determine which patches belong together, CLIP's values what they show."""
 
     method = "ProxyCLIP"
 
@@ -50,11 +50,11 @@ class ProxyCLIP(_training_free.TrainingFree):
 
 
 def proxy_attention(features: Tensor, beta: float, gamma: float) -> Tensor:
-    """Which patch attends to which (equations 4-6): rows are queries, every row sums to one.
+    """Attention between patches (equations 4-6): rows are queries, and each row sums to one.
 
-    features: (B, C, h, w), any dtype. Returns (B, N, N) in float32, patches in row order. An entry is dropped where its
-    cosine similarity lies below `beta` times the mean similarity of its own window; that is a hard threshold, so it is
-    taken in float32 whatever the features' precision.
+    features: (B, C, h, w), any dtype. Returns (B, N, N) in float32, patches in row order. Entries whose cosine
+    similarity is below `beta` times the mean similarity in their window are dropped. That is a hard threshold, so it is
+    computed in float32 whatever the precision of the features.
     """
     patches = F.normalize(features.float().flatten(2).mT, dim=2)  # (B, N, C)
     similarity = product(patches, patches)  # (B, N, N)

@@ -1,1 +1,1 @@
-"""Images for people: overlays, heat maps, legends, panels and charts."""
+"""Visualisation: overlays, heat maps, legends, panels and charts."""

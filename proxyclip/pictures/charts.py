@@ -1,4 +1,4 @@
-"""Bar charts by matplotlib, without its global state, and images below each other under titles."""
+"""Bar charts drawn with matplotlib, without its global state, and columns of images with titles."""
 
 import math
 from typing import NamedTuple

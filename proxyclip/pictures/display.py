@@ -1,4 +1,4 @@
-"""The size at which an image is displayed, and images and label maps at that size."""
+"""The display size of an image, and images and label maps at that size."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Text cut or broken to a width in pixels, in a time that does not grow with what is cut off."""
+"""Text truncated or wrapped to a width in pixels, in time independent of the part that is cut off."""
 
 from bisect import bisect_right
 

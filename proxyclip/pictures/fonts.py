@@ -1,4 +1,4 @@
-"""A font that has the characters of some texts, for legends and charts alike.
+"""A font that covers the characters of given texts, for legends and charts.
 
 DejaVu Sans comes with matplotlib, so most text looks the same on every machine.
 """

@@ -1,4 +1,4 @@
-"""A probability map as colours over an image, with its scale."""
+"""A probability map as a colour overlay, with its scale."""
 
 import numpy as np
 from PIL import Image

@@ -1,6 +1,6 @@
-"""Text around an image: a legend of its colours, and a caption above it.
+"""Text around an image: a colour legend, and a caption above it.
 
-Everything is measured in units of the font size, which follows the size of the image.
+All sizes are in units of the font size, which depends on the size of the image.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""A colour for every class name: the same one everywhere, and different ones within an image.
+"""A colour for every class name: the same in every image, and distinct within an image.
 
-Distances are measured in OKLab (Björn Ottosson, 2020), where equal steps look equally large.
+Distances are measured in OKLab (Björn Ottosson, 2020), where equal distances look equally large.
 """
 
 import hashlib

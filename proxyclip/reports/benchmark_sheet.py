@@ -1,4 +1,4 @@
-"""The workbook's first sheet: mIoU in the shape of a paper's table, published scores beside the measured ones."""
+"""The first sheet of the workbook: mIoU in the format of papers, with published scores beside measured ones."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Writing cells of the workbook: text that is never a formula, headers, numbers, bold, widths."""
+"""Writing workbook cells: text that is never a formula, headers, numbers, bold type, column widths."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from openpyxl.worksheet.properties import PageSetupProperties
 
 from proxyclip.reports.changes import value_text
 
-FACE = {"name": "Calibri", "size": 11}  # openpyxl's own for cells that name none
+FACE = {"name": "Calibri", "size": 11}  # openpyxl's default
 PLAIN = Font(**FACE)
 GREY, HEADER = Font(**FACE, italic=True, color="707070"), Font(**FACE, bold=True, color="FFFFFF")
 LINE = Side(style="thin", color="8A94A6")
@@ -34,7 +34,7 @@ def write(cell, value, font: Font = PLAIN) -> None:
         return
     cell.value = text = cell_text(value_text(value))
     cell.data_type = "s"
-    cell.quotePrefix = text.startswith(FORMULA_STARTS)  # stays a text when somebody edits it
+    cell.quotePrefix = text.startswith(FORMULA_STARTS)  # remains text when edited
 
 
 def cell_text(text: str) -> str:

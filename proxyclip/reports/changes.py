@@ -1,7 +1,7 @@
-"""What a run changed from the standard protocol of its benchmark, and the name of its row in every table.
+"""What a run changed from the standard protocol of its benchmark, and the name of its row in tables.
 
-A standard protocol is a benchmark's configuration with a preset's own settings. Scores of different protocols do not
-compare, so a run that changed anything has a row of its own, named after what it changed.
+The standard protocol is the benchmark's configuration with the preset's own settings. Scores under different protocols
+cannot be compared, so a run that changed anything gets its own row, named after what it changed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The sheet of one dataset: IoU and accuracy of every class, for the newest run of each row."""
+"""The sheet of one dataset: IoU and accuracy per class, for the newest run of each row."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Which classes are taken for which others."""
+"""The most frequent confusions between classes."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Confusion(NamedTuple):
 
 
 def largest_confusions(matrix: np.ndarray, classes: list[str]) -> list[Confusion]:
-    """The pairs of different classes that share the most pixels, largest first; matrix (K, K)."""
+    """The pairs of different classes with the most pixels in common, largest first; matrix (K, K)."""
     wrong = matrix - np.diag(matrix.diagonal())  # (K, K)
     labelled = matrix.sum(1)  # (K,)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]

@@ -1,4 +1,4 @@
-"""Runs as pandas frames, from which every table is made."""
+"""Runs as pandas DataFrames, the basis of all tables."""
 
 import os
 import warnings
@@ -47,7 +47,7 @@ def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.Data
     path = Path(path)
     path = path / "results.jsonl" if path.is_dir() else path
     if not path.exists():
-        raise NotFound(f"there is no {path}: name a results.jsonl, or the --workdir of an evaluation")
+        raise NotFound(f"{path} does not exist: pass a results.jsonl, or the --workdir of an evaluation")
     runs, notes = read_log(path)
     if notes:
         more = f" (and {len(notes) - 3} more lines)" if len(notes) > 3 else ""
@@ -56,7 +56,7 @@ def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.Data
 
 
 def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
-    """One row a run, in their order; columns as `read_runs` says."""
+    """One row per run, in order; columns as documented in `read_runs`."""
     frame = pd.DataFrame([flat(run, published) for run in runs])
     frame = frame.reindex(columns=[*COLUMNS, *(name for name in frame.columns if name not in COLUMNS)])
     frame[NUMBERS] = frame[NUMBERS].astype("float64")
@@ -68,7 +68,7 @@ def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
 
 
 def flat(run: dict, published: dict) -> dict:
-    """One run as one row."""
+    """One run as a flat row."""
     paper, images, seconds = published_score(run, published), run.get("images"), run.get("seconds")
     return {
         **{key: run.get(key) for key in ("dataset", "model", "clip", "vfm", *SCORES, "images", "seconds", "started")},
@@ -94,7 +94,7 @@ def flat(run: dict, published: dict) -> dict:
 
 
 def note(run: dict) -> str:
-    """What a reader must know about a run before quoting it."""
+    """What to know about a run before quoting its scores."""
     parts = [f"{outcome}: {run[outcome]}" for outcome in ("missing", "failed") if run.get(outcome)]
     if skipped := run.get("skipped"):
         parts.append(f"left out: {', '.join(list(skipped)[:5])}{', …' if len(skipped) > 5 else ''}")
@@ -102,10 +102,10 @@ def note(run: dict) -> str:
 
 
 def newest(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every row and dataset the newest run, one without a score only where there is none with one.
+    """The newest run for each row and dataset; runs without scores are used only if there is no other.
 
-    Rows come in the order in which their models first came, standard runs first. clip and vfm are "–" where there is
-    none; the index still says which run it was.
+    Rows are in the order in which their models first appear, standard runs first. clip and vfm are "–" where there is
+    none; the index still identifies the run.
     """
     frame = frame.assign(clip=filled(frame["clip"], "–"), vfm=filled(frame["vfm"], "–"))
     frame["scored"] = frame["mIoU"].notna()
@@ -119,12 +119,12 @@ def newest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def filled(data, value):
-    """A frame or a column with `value` for everything missing, whatever the type of its columns."""
+    """A frame or column with missing values replaced by `value`, whatever the data types."""
     return data.astype(object).where(data.notna(), value)
 
 
 def classes_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
-    """One row a class and run, for the runs of `chosen`: its row of names, class, IoU, Acc, labelled, predicted."""
+    """One row per class and run, for the runs in `chosen`: the names of its row, class, IoU, Acc, labelled, predicted."""
     names = [*NAMES, "dataset", "standard", "images"]
     rows = [
         {**figures, **own, "class": name}
@@ -135,7 +135,7 @@ def classes_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def zero_shot_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and set of unseen classes, for the runs of `chosen`."""
+    """One row per run and set of unseen classes, for the runs in `chosen`."""
     names = ["dataset", *NAMES]
     rows = [
         {**scores, **own, "split": split}

@@ -1,4 +1,4 @@
-"""The report of one run: charts as PNG, and a page that needs no other file."""
+"""The report of one run: charts as PNG files, and a self-contained HTML page."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def write_report(folder: Path, run: dict, counts, samples, colours, predict, res
             write_whole(folder / name, lambda file, image=image: image.save(file, "PNG"))
         return write_whole(folder / "report.html", lambda file: file.write(page.encode()))
     except OSError as error:
-        raise InputError(f"the report cannot be written to {folder} ({error.strerror or error})") from None
+        raise InputError(f"cannot write the report to {folder} ({error.strerror or error})") from None
 
 
 def worst_images(counts, samples, classes, colours, predict, resize) -> list[tuple[str, Image.Image]]:

@@ -1,4 +1,4 @@
-"""The sheet of published scores: one row each, with its source, its protocol, and how far it compares."""
+"""The sheet of published scores: one row each, with its source, its protocol, and what it can be compared with."""
 
 from proxyclip.reports.benchmark_sheet import TITLES, ordered
 from proxyclip.reports.cell_styles import GREY, ONE_DECIMAL, fit, header, score, write

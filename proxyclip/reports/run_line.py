@@ -1,4 +1,4 @@
-"""One line of results.jsonl: its fields, what each may hold, and how other values become JSON."""
+"""One line of results.jsonl: its fields, their valid values, and the conversion of other values to JSON."""
 
 import json
 import math

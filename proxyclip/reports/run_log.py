@@ -1,4 +1,4 @@
-"""results.jsonl: one line a run. Every table is made from these lines alone."""
+"""results.jsonl: one line per run, the source of all tables."""
 
 import contextlib
 import errno
@@ -70,8 +70,8 @@ def append_run(path: Path, run: dict) -> None:
             raise
     except OSError as error:
         raise InputError(
-            f"the result cannot be written to {path} ({error.strerror or error}); fix this, then --resume writes it "
-            "without computing it again"
+            f"cannot write the result to {path} ({error.strerror or error}); fix this, then rerun with --resume: "
+            "nothing is evaluated again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The sheet of all runs: one row a run, newest last, with everything that its scores depend on."""
+"""The sheet of all runs: one row per run, newest last, with everything that its scores depend on."""
 
 import pandas as pd
 from openpyxl.utils import get_column_letter

@@ -1,4 +1,4 @@
-"""results.jsonl as a workbook: a paper's table, every run with its protocol, and the classes of each dataset."""
+"""results.jsonl as a workbook: a paper's table, all runs with their protocols, and the classes of each dataset."""
 
 import gc
 import io
@@ -43,9 +43,8 @@ def render(runs: list[dict], path: Path, published: dict) -> None:
     except OSError as error:
         hint = "; is it open in another program?" if isinstance(error, PermissionError) else ""
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}{hint}); no score is lost, they are all in "
-            f"{path.with_suffix('.jsonl')}: fix this, then python eval_all.py --render --workdir {path.parent} writes "
-            "the workbook"
+            f"cannot write {path} ({error.strerror or error}{hint}); no scores are lost, all are in "
+            f"{path.with_suffix('.jsonl')}: fix this, then run python eval_all.py --render --workdir {path.parent}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The sheet of seen and unseen classes: the newest run of each row and split, and what papers print."""
+"""The sheet of seen and unseen classes: the newest run of each row and split, beside published scores."""
 
 import pandas as pd
 

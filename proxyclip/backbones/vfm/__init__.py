@@ -1,15 +1,15 @@
-"""Vision foundation models (VFMs): they say which patches belong together.
+"""Vision foundation models (VFMs), which determine which patches belong together.
 
-A family of VFMs is one file of this folder, and the file's name is the family's name: to add one, add a file. It has
+Each file in this folder is one family of VFMs, and the file name is its name. To add a family, add a file with
 
     VARIANTS: dict[str, Variant]      the published weights; 'vitb8' in dino.py is known as 'dino-vitb8'
-    DEFAULT: str                      the variant that the family's bare name stands for
-    FEATURES: tuple[str, ...]         the features it can give: "tokens", and perhaps more
+    DEFAULT: str                      the variant used for the name of the family alone
+    FEATURES: tuple[str, ...]         the available features: "tokens", and possibly more
     load(variant, source, options)    the model; `source` is None (download), "random", a file, or a folder
 
-Files whose name starts with an underscore are parts that families share. A VFM is an nn.Module with the attributes
-`name`, `patch_size`, `mean` and `std`; it takes images (B, 3, H, W), RGB in [0, 1], normalises them for itself,
-computes in the type of its weights and returns a feature map (B, C, h, w).
+Files whose names start with an underscore are shared between families. A VFM is an nn.Module with the attributes
+`name`, `patch_size`, `mean` and `std`. It takes images (B, 3, H, W), RGB in [0, 1], normalises them itself, computes in
+the data type of its weights, and returns a feature map (B, C, h, w).
 """
 
 import importlib
@@ -69,12 +69,12 @@ def load(
     name, _, source = str(spec).partition(":")
     kind, variant = find(name)
     if source and checkpoint is not None:
-        raise InputError(f"the VFM's weights are given twice: {spec!r} and checkpoint {str(checkpoint)!r}")
+        raise InputError(f"VFM weights are given twice: {spec!r} and checkpoint {str(checkpoint)!r}")
     source = str(checkpoint) if checkpoint is not None else source or None
     if features not in family(kind).FEATURES:
-        raise InputError(f"{kind} gives no features {features!r}; {nearest(features, family(kind).FEATURES)}")
+        raise InputError(f"{kind} has no features {features!r}; {nearest(features, family(kind).FEATURES)}")
     if window < 1:
-        raise InputError(f"a window of {window} pixels has no room for an image")
+        raise InputError(f"window is {window} pixels; it must be at least 1")
     model = family(kind).load(variant, source, Options(features, layer, window))
     from_folder = source is not None and Path(source).is_dir()
     model.name = f"{kind}:{source}" if from_folder or not variant else f"{kind}-{variant}"

@@ -1,4 +1,4 @@
-"""Loading a timm model: by name, from a checkpoint of its authors or of timm, from a folder in timm's layout."""
+"""Loads timm models: by name, from a checkpoint of the authors or of timm, or from a folder in timm's layout."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def load_timm(
         except (RuntimeError, TypeError) as error:
             raise InputError(f"timm cannot build {architecture!r} with {arguments}: {error}") from error
     if type(vit).__name__ != kind:
-        raise InputError(f"the folder asks timm for {architecture!r}, which is not a {kind}")
+        raise InputError(f"the folder's config.json names {architecture!r}, which is not a {kind}")
     if source != "random":
         load_strict(vit, state, str(source))
     vit.blocks = first_blocks(vit.blocks, layer)
@@ -46,12 +46,12 @@ def read_folder(folder: Path) -> tuple[str, dict, dict]:
     """Architecture, its arguments and the preprocessing from timm's config.json."""
     file = folder / "config.json"
     if not file.is_file():
-        raise NotFound(f"folder {folder} holds no config.json, so it is not a model in timm's layout")
+        raise NotFound(f"folder {folder} has no config.json: it is not a model in timm's layout")
     try:
         config = json.loads(file.read_text())
         return config["architecture"], config.get("model_args", {}), config.get("pretrained_cfg", {})
     except (ValueError, KeyError) as error:
-        raise InputError(f"{file} is not timm's config.json ({type(error).__name__}: {error})") from error
+        raise InputError(f"{file} is not a valid timm configuration ({type(error).__name__}: {error})") from error
 
 
 def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Parts that every family uses: a variant's facts, the caller's options, and the base class that normalises."""
+"""Shared by all families: the facts about a variant, the options, and the base class."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Variant:
-    """One published set of weights: timm's name of it, parameters of the image encoder, licence of the weights."""
+    """One set of published weights: its name in timm, number of parameters of the image encoder, and licence."""
 
     architecture: str
     parameters: int
@@ -33,7 +33,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of a caller of `proxyclip.backbones.vfm.load`; a family uses those that concern it."""
+    """Options of `proxyclip.backbones.vfm.load`; a family uses those that apply to it."""
 
     features: str = "tokens"
     layer: int | None = None
@@ -41,7 +41,7 @@ class Options:
 
 
 class VFM(nn.Module):
-    """An image encoder with the mean and standard deviation of its training data; `forward` is the family's."""
+    """An image encoder with the mean and standard deviation of its training data; families define `forward`."""
 
     name = ""
 

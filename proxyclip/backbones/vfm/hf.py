@@ -1,4 +1,4 @@
-"""Any vision backbone of the Hugging Face hub that transformers knows: hf:facebook/dinov2-base, or hf:FOLDER."""
+"""Any vision backbone on the Hugging Face hub supported by transformers: hf:facebook/dinov2-base, or hf:FOLDER."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ class HuggingFace(VFM):
         if features.ndim == 4:
             return features  # (B, C, h, w)
         if features.shape[1] < h * w:
-            raise InputError(f"{self.name} gives {features.shape[1]} tokens for {h}x{w} patches: no map can be made")
+            raise InputError(f"{self.name} returns {features.shape[1]} tokens for {h}x{w} patches: not a feature map")
         return features[:, features.shape[1] - h * w :].mT.unflatten(2, (h, w))  # (B, C, h, w)
 
 
@@ -85,13 +85,13 @@ def check(config, source: str, layer: int | None) -> int:
     """The patch size of an image encoder that can be used; asks it for `layer` blocks only."""
     stages = len(getattr(config, "depths", [1]))
     if not hasattr(config, "patch_size") and stages == 1:
-        raise InputError(f"hf:{source} ({config.model_type}) is not a vision backbone with a map of patches")
+        raise InputError(f"hf:{source} ({config.model_type}) is not a vision backbone with a patch feature map")
     if hasattr(config, "mask_ratio"):
-        raise InputError(f"hf:{source} ({config.model_type}) hides patches at random; mae-vitb16 is MAE without that")
+        raise InputError(f"hf:{source} ({config.model_type}) masks patches at random; use mae-vitb16, which does not")
     if layer is not None:
         layers = config.num_hidden_layers if stages == 1 else 0
         if not 1 <= layer <= layers:
-            raise InputError(f"layer {layer} of hf:{source} does not exist, or cannot be the last: it has {layers}")
+            raise InputError(f"hf:{source} cannot stop after layer {layer}: {layers} of its layers can be the last")
         config.num_hidden_layers = layer
     size = getattr(config, "patch_size", 4)  # the step of all convolutional stems without a patch size
     size = size if isinstance(size, int) else size[0]
