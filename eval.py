@@ -28,7 +28,7 @@ from configs.published import PUBLISHED
 from proxyclip.errors import InputError, main_guard
 from proxyclip.evaluation.partial_counts import Progress
 from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
-from proxyclip.files import writable_folder, write_json
+from proxyclip.files import writable_file, writable_folder, write_json
 from proxyclip.image_io import resize_to
 from proxyclip.reports.run_log import append_run, find_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
@@ -70,6 +70,8 @@ def main(arguments=None) -> None:
         vocabulary = Vocabulary.parse(overrides.config.queries, data.classes)
     for folder in filter(None, (options.workdir, options.show_dir, options.report)):
         writable_folder(folder)
+    if options.json:
+        writable_file(options.json)
     planned = plan_of(options, overrides)
     if options.check:
         return

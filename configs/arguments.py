@@ -5,6 +5,8 @@ from pathlib import Path
 
 from proxyclip.errors import InputError
 
+MOST = {"workers": 256}  # each is a process with the memory of an image
+
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose help text is the script's docstring, line by line."""
@@ -29,7 +31,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_numbers(options: argparse.Namespace, **least: int) -> None:
-    """InputError for the first of these options that is below its minimum."""
+    """InputError for the first of these options that is below its minimum, or above its maximum in MOST."""
     for name, bound in least.items():
         if (value := getattr(options, name)) is not None and value < bound:
             raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+        if value is not None and value > MOST.get(name, value):
+            raise InputError(f"--{name.replace('_', '-')} must be at most {MOST[name]}, not {value}")

@@ -1,5 +1,6 @@
 """From names and options to a model: all input is checked before any weights are loaded."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -91,7 +92,7 @@ def plan(
     check_type("vfm_layer", vfm_layer, int | None)
     for name, file in (("checkpoint_clip", checkpoint_clip), ("checkpoint_vfm", checkpoint_vfm)):
         check_type(name, file, str | Path | None)
-        if file is not None and not Path(file).is_file():
+        if file is not None and not os.path.isfile(file):  # False, too, for what no path can be
             raise NotFound(f"checkpoint {file} does not exist")
     options = {name: value for name, value in options.items() if value is not None}
     if "templates" in options:
@@ -105,7 +106,7 @@ def plan(
             options = {name: value for name, value in pair.options.items() if name in known} | options
         known_words = pair.known_words if own_clip else None
         vfm_layer = pair.vfm_layer if vfm_layer is None and own_vfm else vfm_layer
-        clip, vfm = clip or pair.clip, vfm or pair.vfm
+        clip, vfm = pair.clip if clip is None else clip, pair.vfm if vfm is None else vfm
     if clip is None or (vfm is None and found.NEEDS_VFM):
         raise InputError(f"name a preset, or a clip and a vfm; presets: {', '.join(preset_names())}")
     options = make_options(found.Options, options, f"method {method}")

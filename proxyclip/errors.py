@@ -77,7 +77,7 @@ def nearest(wrong: str, known) -> str:
     """The end of an error message: 'did you mean …?' if known names resemble `wrong`, and the known names."""
     import difflib
 
-    known = sorted(known)
+    known = sorted(set(known))
     lowered = {name.lower(): name for name in known}
     close = [lowered[name] for name in difflib.get_close_matches(str(wrong).lower(), lowered, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}?" if close else ""

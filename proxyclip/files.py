@@ -1,6 +1,7 @@
 """Writing files atomically: a file is complete or does not exist."""
 
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,13 @@ def writable_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def writable_file(path: str | os.PathLike) -> Path:
+    """The path of a file that can be written, its folder made if need be; InputError if it cannot."""
+    path = replaceable(path)
+    writable_folder(path.parent)
+    return path
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path`, which the block writes to and which is then renamed to `path`.
@@ -32,7 +40,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     After an error there is no temporary file and `path` is unchanged. Raises InputError for an invalid path and OSError
     where the system refuses.
     """
-    path = usable(path)
+    path = replaceable(path)
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -75,13 +83,30 @@ def temporary_name(path: Path) -> Path:
 
 
 def usable(path: str | os.PathLike) -> Path:
-    """The path; InputError if it holds a character that no path of this system can hold."""
+    """The path; InputError if it is none, or holds a character that no path of this system can hold."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"a path must be text, not {path!r}")
     try:
         if b"\0" not in os.fsencode(path):
             return Path(path)
     except UnicodeEncodeError:  # a lone surrogate, or a system whose file names are ASCII
         pass
     raise InputError(f"invalid file name {os.fspath(path)!r}: it contains a character that is not allowed")
+
+
+def replaceable(path: str | os.PathLike) -> Path:
+    """The path; InputError if a folder, a device or the like is there: renaming would fail, or take its place.
+
+    OSError for a name that is too long.
+    """
+    path = usable(path)
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    if not regular:
+        raise InputError(f"cannot write {path}: it is not a regular file but a folder, device or the like")
+    return path
 
 
 def write_json(path: str | os.PathLike, value) -> Path:

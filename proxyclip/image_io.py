@@ -92,7 +92,7 @@ def check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     pixels = height * width
     if pixels == 0:
         raise InputError(f"{name} is empty: it has {height}x{width} pixels (height x width)")
-    if pixels > max_pixels:
+    if not pixels <= max_pixels:  # NaN, too
         size = f"{height}x{width} = {pixels} pixels"
         raise InputError(f"{name} has {size}, more than max_pixels={max_pixels}: make it smaller, or raise max_pixels")
 

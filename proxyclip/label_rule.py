@@ -7,6 +7,7 @@ Shapes: Q queries, R rows and C columns of the scores of all windows, H × W the
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -142,3 +143,9 @@ def best_query(tile: Tensor, block: int = 32) -> tuple[Tensor, Tensor]:
     members = blocks[:, None] * block + torch.arange(block, device=tile.device)[:, None]  # (h, block, w)
     within = tile.gather(1, members.clamp(max=tile.shape[1] - 1)).argmax(1)  # (h, w)
     return best, blocks * block + within
+
+
+@lru_cache(maxsize=16)
+def on_device(values: tuple, device: torch.device) -> Tensor:
+    """The numbers as a tensor that is copied to an accelerator once."""
+    return torch.tensor(values, device=device)

@@ -1,6 +1,7 @@
 """Options of a method or configuration: typed fields of a frozen dataclass, checked and parsed from a command line."""
 
 import math
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import fields
@@ -8,6 +9,8 @@ from numbers import Integral, Real
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from proxyclip.errors import InputError, nearest
+
+LARGEST = 1_000_000  # of any number: products of larger ones are not finite in the types that models compute in
 
 
 def make_options(kind: type, given: Mapping, source: str):
@@ -25,7 +28,10 @@ def make_options(kind: type, given: Mapping, source: str):
 
 
 def check_type(name: str, value, hint) -> None:
-    """InputError unless `value` matches the annotation; floats must be finite, and True is not a number."""
+    """InputError unless `value` matches the annotation: floats must be finite, True is not a number, and no number may be
+    larger than LARGEST."""
+    if isinstance(value, Real) and LARGEST < abs(value) < math.inf:
+        raise InputError(f"{name} is {reprlib.repr(value)}; choose a number of at most {LARGEST}")
     if not fits(value, hint):
         raise InputError(f"{name} must be {wanted(hint)}, not {value!r}")
 

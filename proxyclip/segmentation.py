@@ -11,6 +11,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_image, write_whole
+from proxyclip.options import check_type
 from proxyclip.output_names import output_names
 from proxyclip.pictures.display import display_size
 from proxyclip.pictures.heatmap import heatmap, quantised
@@ -57,6 +58,8 @@ class Segmentation:
         alpha: weight of the colours, 0 to 1. caption: text above the image. Tiny images are enlarged, and images longer
         than 30,000 pixels reduced. Raises InputError for an invalid alpha.
         """
+        check_type("alpha", alpha, float)
+        check_type("caption", caption, str)
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha is {alpha}; it must be between 0 and 1")
         sheet = overlay(self.image, self.labels, self.colours(), alpha)
@@ -91,6 +94,7 @@ class Segmentation:
         numbers are written first, and all files written before the error are complete.
         """
         names = output_names(stem, self.probabilities)
+        check_type("caption", caption, str)
         folder = writable_folder(folder)
         paths = {key: folder / name for key, name in names.items()}
         text = json.dumps(self.summary(), indent=1, ensure_ascii=False, allow_nan=False)

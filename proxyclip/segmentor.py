@@ -6,7 +6,7 @@ per class, H × W the image.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from proxyclip.errors import InputError
 from proxyclip.image_io import MAX_PIXELS, read_image, resize, scaled_size, to_tensor
-from proxyclip.label_rule import LabelMap, LabelRule, label_map
+from proxyclip.label_rule import LabelMap, LabelRule, label_map, on_device
+from proxyclip.options import fits
 from proxyclip.segmentation import Segmentation
 from proxyclip.sliding import SlidingWindows, score_images, windows_per_batch
 from proxyclip.stitching import WindowScores
@@ -111,6 +112,8 @@ class Segmentor(nn.Module):
         self, images, classes, threshold=None, batch_windows=None, probabilities=(), max_pixels=MAX_PIXELS
     ) -> Iterator[Segmentation]:
         """Like `segment`, but yields one result at a time, for more images than fit in memory."""
+        if not fits(max_pixels, float) or max_pixels < 1:
+            raise InputError(f"max_pixels is {max_pixels!r}; choose a number of pixels, such as {MAX_PIXELS}")
         vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.parse(classes)
         keep = [vocabulary.index(name) for name in list_of_names(probabilities, "probabilities")]
         rule = self.rule(threshold)
@@ -156,7 +159,7 @@ class Segmentor(nn.Module):
         """The label rule, with another threshold if one is given."""
         if threshold is None:
             return self.label_rule
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        if not fits(threshold, float) or not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold!r}; it must be a probability between 0 and 1")
         return replace(self.label_rule, threshold=float(threshold))
 
@@ -177,9 +180,9 @@ class Segmentor(nn.Module):
     def batch_size(self, batch_windows: int | None) -> int:
         """Windows per batch: as given, or as many as the number of tokens allows."""
         if batch_windows is not None:
-            if isinstance(batch_windows, bool) or not isinstance(batch_windows, int) or batch_windows < 1:
+            if not fits(batch_windows, int) or batch_windows < 1:
                 raise InputError(f"batch_windows is {batch_windows!r}; it must be a whole number of at least 1")
-            return batch_windows
+            return int(batch_windows)
         return windows_per_batch(self.windows.crop or self.short_side or ONE_WINDOW, self.patch_size, self.device)
 
     def _label_map(self, scores, size, vocabulary: Vocabulary, rule: LabelRule, keep=()) -> LabelMap:
@@ -192,9 +195,3 @@ class Segmentor(nn.Module):
 
 def as_it_is(height: int, width: int) -> tuple[int, int]:
     return height, width
-
-
-@lru_cache(maxsize=16)
-def on_device(values: tuple, device: torch.device) -> Tensor:
-    """The numbers as a tensor, copied to an accelerator only once."""
-    return torch.tensor(values, device=device)

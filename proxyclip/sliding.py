@@ -15,6 +15,7 @@ from proxyclip.stitching import View, WindowScores
 
 CPU_TOKENS = 2048  # of a batch: more gain nothing there and cost memory; small windows share the cost of a call
 ACCELERATOR_TOKENS = 32_768
+LARGEST_MULTIPLE = 1024  # every window is padded to it, and its memory grows with the square
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class SlidingWindows:
     def __post_init__(self):
         if self.crop < 0 or self.stride < 1 or self.multiple < 1:
             raise InputError(f"crop {self.crop} and stride {self.stride} must be positive (crop 0: the whole image)")
+        if self.multiple > LARGEST_MULTIPLE:
+            raise InputError(f"multiple is {self.multiple}; choose at most {LARGEST_MULTIPLE} pixels")
         if self.crop and self.stride > self.crop:
             raise InputError(f"stride {self.stride} above crop {self.crop} would leave gaps; choose stride <= crop")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets.scenes.scene import SPLITS, contact_sheet
 from proxyclip.errors import InputError, main_guard
-from proxyclip.files import write_image
+from proxyclip.files import writable_file, write_image
 
 
 @main_guard
@@ -18,6 +18,7 @@ def main(arguments=None):
     chosen = parser.parse_args(arguments)
     if not 1 <= chosen.show <= 400:
         raise InputError(f"--show must be from 1 to 400, not {chosen.show}")
+    writable_file(chosen.out)
     write_image(chosen.out, contact_sheet(chosen.show, chosen.seed, chosen.size))
     print(chosen.out)
 

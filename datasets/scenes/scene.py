@@ -74,8 +74,7 @@ def compose(seed, size=128):
     """The scene of a seed as a `Scene`; the arguments and errors of `draw`."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size not in SIZES:
-        raise InputError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, not {size!r}")
+    check_size(size)
     dice = Dice(int(seed))
     image, instances, parts = layouts.paint(int(size), dice)
     numbers = np.array([CLASSES.index(name) for name, _ in parts], np.int64)
@@ -84,8 +83,14 @@ def compose(seed, size=128):
     return Scene(image, numbers[instances], instances, parts, caption(seen, dice))
 
 
+def check_size(size):
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size not in SIZES:
+        raise InputError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, not {size!r}")
+
+
 def contact_sheet(count, first_seed, size, columns=8):
     """`count` scenes side by side as one PIL image."""
+    check_size(size)
     columns = min(columns, count)
     sheet = Image.new("RGB", (columns * size, -(-count // columns) * size), "white")
     for k in range(count):

@@ -1,6 +1,7 @@
 """Builds a CLIP by name, with weights from the hub, an official checkpoint or a local folder."""
 
 import json
+import os
 from pathlib import Path
 
 from proxyclip.backbones.clip import DenseCLIP
@@ -26,7 +27,7 @@ def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
     assumed.
     """
     open_clip = import_library("open_clip")
-    if Path(spec).is_dir():
+    if os.path.isdir(spec):
         return from_folder(Path(spec), checkpoint)
     name, tag, file = parse(spec)
     if checkpoint and file:
@@ -50,7 +51,7 @@ def load(spec: str, checkpoint: str | Path | None = None) -> DenseCLIP:
 def parse(spec: str) -> tuple[str, str, str | None]:
     """Architecture, name of the weights, and their file if there is one; InputError for an unknown name."""
     open_clip = import_library("open_clip")
-    if Path(spec).is_dir():
+    if os.path.isdir(spec):
         return spec, "", None
     name, _, weights = spec.partition(":")
     name = name.replace("/", "-")
@@ -61,7 +62,7 @@ def parse(spec: str) -> tuple[str, str, str | None]:
     tags = open_clip.list_pretrained_tags_by_model(name)
     best = DEFAULT_WEIGHTS.get(name) or ("openai" if "openai" in tags else next(iter(tags), "random"))
     if Path(weights).suffix:
-        if not Path(weights).is_file():
+        if not os.path.isfile(weights):
             raise NotFound(f"CLIP checkpoint {weights} does not exist")
         return name, best, weights
     if weights and weights not in (*tags, "random"):
@@ -72,20 +73,16 @@ def parse(spec: str) -> tuple[str, str, str | None]:
 def patch_size(spec: str) -> int:
     """The patch size of a CLIP in pixels, from its configuration alone."""
     open_clip = import_library("open_clip")
-    file = Path(spec) / "open_clip_config.json"
-    if file.is_file():
-        return read_folder_config(file)["model_cfg"]["vision_cfg"].get("patch_size", 16)
-    return open_clip.get_model_config(parse(spec)[0])["vision_cfg"].get("patch_size", 16)
+    config = read_folder_config(Path(spec))["model_cfg"] if os.path.isdir(spec) else None
+    config = config or open_clip.get_model_config(parse(spec)[0])
+    return config["vision_cfg"].get("patch_size", 16)
 
 
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     """Loads open_clip's folder layout: open_clip_config.json next to the weights; paths in it are relative to the
     folder."""
     open_clip = import_library("open_clip")
-    file = folder / "open_clip_config.json"
-    if not file.is_file():
-        raise NotFound(f"folder {folder} has no open_clip_config.json: it is not a CLIP in open_clip's layout")
-    settings = read_folder_config(file)
+    settings = read_folder_config(folder)
     config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]
     check_plain(str(folder), config)
     options = dict(text.get("tokenizer_kwargs", {}))
@@ -102,8 +99,11 @@ def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     return build(config, state, tokenizer, preprocess, str(folder), str(weights))
 
 
-def read_folder_config(file: Path) -> dict:
-    """The contents of open_clip_config.json; InputError if a required entry is missing."""
+def read_folder_config(folder: Path) -> dict:
+    """The contents of open_clip_config.json; NotFound, or InputError if a required entry is missing."""
+    file = folder / "open_clip_config.json"
+    if not file.is_file():
+        raise NotFound(f"folder {folder} has no open_clip_config.json: it is not a CLIP in open_clip's layout")
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         config = settings["model_cfg"]

@@ -21,9 +21,9 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
     archives in which OpenAI published CLIP; PyTorch builds those without Python's unpickler.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"checkpoint {path} is a folder: name one file in it")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NotFound(f"checkpoint {path} does not exist")
     try:
         if path.suffix == ".safetensors":

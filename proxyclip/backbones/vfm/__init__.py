@@ -13,6 +13,7 @@ the data type of its weights, and returns a feature map (B, C, h, w).
 """
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def load(
     if window < 1:
         raise InputError(f"window is {window} pixels; it must be at least 1")
     model = family(kind).load(variant, source, Options(features, layer, window))
-    from_folder = source is not None and Path(source).is_dir()
+    from_folder = source is not None and os.path.isdir(source)
     model.name = f"{kind}:{source}" if from_folder or not variant else f"{kind}-{variant}"
     # Records identify a model by its name, so features and layers other than the default are part of it.
     if features != "tokens":

@@ -1,6 +1,7 @@
 """Loads timm models: by name, from a checkpoint of the authors or of timm, or from a folder in timm's layout."""
 
 import json
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -21,7 +22,7 @@ def load_timm(
     """
     timm = import_library("timm")
     architecture, arguments, settings = variant.architecture, {}, {}
-    if source is not None and Path(source).is_dir():
+    if source is not None and os.path.isdir(source):
         architecture, arguments, settings = read_folder(Path(source))
         source = str(Path(source) / "model.safetensors")
     if source != "random":

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-import re
+import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +47,7 @@ def load(variant: str, source: str | None, options: Options) -> HuggingFace:
     """See proxyclip.backbones.vfm.load; `source` is an id of the hub or a folder. Code from the hub is never run."""
     if source is None:
         raise InputError("hf needs an id or a folder, for example hf:facebook/dinov2-base")
-    folder = Path(source) if Path(source).is_dir() else fetch(source)
+    folder = Path(source) if os.path.isdir(source) else fetch(source)
     transformers = import_library("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -112,8 +112,12 @@ def statistics(folder: Path) -> tuple[tuple, tuple]:
 
 def fetch(name: str) -> Path:
     """The folder in the hub's cache that holds the model's files."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise NotFound(f"hf:{name} is neither a folder nor an id of the hub (owner/name)")
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise NotFound(f"hf:{name} is neither a folder nor an id of the hub (owner/name)") from None
     try:
         config = download(name, ("config.json",), f"hf:{name}", "--checkpoint-vfm")
         download(name, ("model.safetensors", "pytorch_model.bin"), f"hf:{name}", "--checkpoint-vfm")

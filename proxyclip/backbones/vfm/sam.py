@@ -1,5 +1,6 @@
 """SAM: Segment Anything (Kirillov et al., 2023, arXiv:2304.02643): the image encoder, up to and including its neck."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -95,7 +96,7 @@ def load(variant: str, source: str | None, options: Options) -> SAM:
         repository = VARIANTS[variant].repository
         source = source or download(repository, ("model.safetensors",), f"SAM {variant}", "--checkpoint-vfm")
         # A folder in timm's layout; its sizes are those of the variant, which the strict loading checks.
-        source = Path(source, "model.safetensors") if Path(source).is_dir() else source
+        source = Path(source, "model.safetensors") if os.path.isdir(source) else source
         state = from_official(read_checkpoint(source))
     with fixed_seed():
         build = import_library("segment_anything").sam_model_registry[f"vit_{variant[-1]}"]
