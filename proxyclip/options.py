@@ -28,8 +28,8 @@ def make_options(kind: type, given: Mapping, source: str):
 
 
 def check_type(name: str, value, hint) -> None:
-    """InputError unless `value` matches the annotation: floats must be finite, True is not a number, and no number may be
-    larger than LARGEST."""
+    """InputError unless `value` matches the annotation: floats are finite, True is not a number, and no number exceeds
+    LARGEST."""
     if isinstance(value, Real) and LARGEST < abs(value) < math.inf:
         raise InputError(f"{name} is {reprlib.repr(value)}; choose a number of at most {LARGEST}")
     if not fits(value, hint):
