@@ -80,7 +80,8 @@ def main(arguments=None) -> None:
     with joined() as ranks:
         run = build(options, overrides, planned, samples, vocabulary, ranks)
         if options.resume and (line := ranks.from_first(find_run(run.log, run.protocol, options.skip_bad))):
-            print_finished(run, line)
+            if ranks.first:
+                print_finished(run, line)
             return
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         counts = evaluate(run)
@@ -102,9 +103,8 @@ class Run:
     changed: dict
 
     def __post_init__(self):
-        settings, data = self.model.settings(), self.config.data
-        models = {key: settings[key] for key in ("clip", "vfm")}
-        self.names = {"dataset": data.name, "model": self.model.method} | models
+        self.names = {"dataset": self.config.data.name, "model": self.model.method}
+        self.names |= {key: self.model.settings()[key] for key in ("clip", "vfm")}
         self.log = self.options.workdir / "results.jsonl"
         self.resize = partial(resize_to, size_for=self.model.size_for)  # what is sent to the workers
         self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
@@ -137,8 +137,6 @@ def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabular
 
 
 def print_finished(run: Run, line: dict) -> None:
-    if not run.ranks.first:
-        return
     print(format_run(line, PUBLISHED))
     print(f"already evaluated on {line.get('started')}: see {run.log}")
     if run.options.json:
@@ -179,8 +177,10 @@ def record(run: Run, counts, started: str) -> None:
     if not counts.images:
         raise InputError(f"{data.name}: none of {len(counts.skipped)} images could be used")
     line = log_entry(run.names, data.classes, counts, data.unseen, run.protocol, run.changed, started)
-    append_run(run.log, line)  # first of all: nothing that fails later loses the scores
-    print("\n" + format_run(line, PUBLISHED))
+    try:
+        append_run(run.log, line)
+    finally:  # a full disk, or an output that nobody reads, costs one of the two at most
+        print("\n" + format_run(line, PUBLISHED))
     if run.options.json:
         write_json(run.options.json, line)
     Progress(run.options.workdir, run.protocol).clear()

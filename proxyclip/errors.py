@@ -48,7 +48,8 @@ def main_guard(main):
                     raise
                 fail(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
             finally:
-                sys.stdout.flush()  # not at exit, where a broken pipe cannot be handled
+                if sys.stdout:  # None where a shell closed it: `script >&-`
+                    sys.stdout.flush()  # not at exit, where a broken pipe cannot be handled
         except BrokenPipeError:
             drop_output()
             raise SystemExit(141) from None
@@ -66,7 +67,7 @@ def fail(error) -> NoReturn:
 
 def drop_output() -> None:
     """Discards pending output after its reader has gone, which Python would report at exit."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except BrokenPipeError:

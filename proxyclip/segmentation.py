@@ -11,7 +11,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_image, write_whole
-from proxyclip.options import check_type
+from proxyclip.options import check_type, fits
 from proxyclip.output_names import output_names
 from proxyclip.pictures.display import display_size
 from proxyclip.pictures.heatmap import heatmap, quantised
@@ -58,10 +58,9 @@ class Segmentation:
         alpha: weight of the colours, 0 to 1. caption: text above the image. Tiny images are enlarged, and images longer
         than 30,000 pixels reduced. Raises InputError for an invalid alpha.
         """
-        check_type("alpha", alpha, float)
         check_type("caption", caption, str)
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha is {alpha}; it must be between 0 and 1")
+        if not fits(alpha, float) or not 0 <= alpha <= 1:
+            raise InputError(f"alpha is {alpha!r}; it must be a number between 0 and 1")
         sheet = overlay(self.image, self.labels, self.colours(), alpha)
         if legend:
             sheet = with_legend(sheet, self.legend_entries(), self.text_size())

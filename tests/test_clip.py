@@ -60,7 +60,7 @@ def test_towers_that_the_walk_does_not_cover_are_refused(option):
     config = tiny_clip.config(vision={option: True})
     assert not load_clip.is_plain(config)
     import_library("open_clip").CLIP(**config)  # open_clip does know the option
-    with pytest.raises(InputError, match="no plain vision transformer"):
+    with pytest.raises(InputError, match="not a standard vision transformer"):
         load_clip.check_plain("tiny", config)
 
 

@@ -81,7 +81,7 @@ def test_nearest():
 
 @pytest.mark.parametrize("alpha", [-0.1, 2, float("nan")])
 def test_an_alpha_that_is_no_weight(alpha):
-    with pytest.raises(InputError, match="alpha is .*; it is the weight of the colours"):
+    with pytest.raises(InputError, match="alpha (is .*; it must be between 0 and 1|must be a finite number)"):
         stripes().overlay(alpha=alpha)
 
 

@@ -114,7 +114,7 @@ def captions(parts, shares, dice):
 def phrases(parts, shares, dice):
     """Phrases for the crops of a batch, and which crops they are true of.
 
-    Returns the texts (T): one per class, then up to 32 of a colour and a class; targets (B, T), 1 where a phrase is true;
+    Returns the texts (T): one per class, then up to 32 of a colour and a class; targets (B, T), 1 where true;
     counted (B, T), 0 where too little of the part is visible to decide.
     """
     seen = shares > _smallest(parts)  # (B, P)

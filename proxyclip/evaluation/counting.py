@@ -26,11 +26,11 @@ Predict = Callable[["Tensor", tuple[int, int]], np.ndarray]  # (3, h, w) RGB in 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an evaluation runs; the result does not depend on any of it, except for images that are skipped.
+    """How an evaluation runs. None of it affects the result, except for skipped images.
 
-    workers: processes that read ahead. skip_bad: images and labels that cannot be read are counted and left out instead
-    of ending the run. save_every: seconds. writer: called with each image's `Ready` and prediction (H, W), in order, in
-    the thread that counts.
+    workers: data-loading processes. skip_bad: images and labels that cannot be read are recorded and skipped instead of
+    ending the run. save_every: seconds. writer: called with each image's `Ready` and prediction (H, W), in order, in
+    the counting thread.
     """
 
     workers: int = 1
@@ -42,9 +42,9 @@ class Settings:
 class Counting:
     """The counts of one process.
 
-    A thread of its own counts and saves, one image behind the model, so that the model need not wait for it. No other
-    thread touches the counts, and it does one thing after the other: whenever a run is stopped, interrupted or killed,
-    what is saved holds the matrix and the name of each image, or neither.
+    A separate thread counts and saves, one image behind the model, so that the model does not wait for it. Only that
+    thread accesses the counts, in sequence: whenever a run is stopped or killed, the saved file contains both the
+    matrix and the name of each image, or neither.
     """
 
     def __init__(self, classes: int, settings: Settings, progress: Progress | None, rank: int):

@@ -67,7 +67,7 @@ def scores(matrix: np.ndarray) -> dict:
 
     Two averages, because published numbers use either:
     - mIoU and mAcc, as in mmsegmentation: over classes with a defined value. A class that is predicted but never
-    labelled has IoU 0 and counts.
+      labelled has IoU 0 and counts.
     - mIoU_present, as in detectron2: over classes that are labelled somewhere. (For accuracy the two are equal.)
 
     `per_class` has lists IoU and Acc (None where undefined) and the pixel counts labelled and predicted.

@@ -25,10 +25,10 @@ from proxyclip.files import write_whole
 
 @dataclass
 class Counts:
-    """Counts of some images.
+    """Counts over some images.
 
-    matrix: (K, K) int64. images: stem -> percent (aAcc, mIoU) of that image alone, nan where nothing is labelled.
-    skipped: stem -> why an image could not be used. seconds: time that rank 0 spent on them.
+    matrix: (K, K) int64. images: stem -> percent (aAcc, mIoU) of that image alone, nan if nothing is labelled. skipped:
+    stem -> why an image could not be used. seconds: time that rank 0 spent on them.
     """
 
     matrix: np.ndarray
@@ -60,7 +60,7 @@ class Counts:
         return self.images.keys() | self.skipped.keys()
 
     def save(self, path: Path) -> None:
-        """Writes all of it, or raises InputError and leaves what was there."""
+        """Writes all counts, or raises InputError and leaves the previous file."""
         facts = json.dumps({"images": self.images, "skipped": self.skipped, "seconds": self.seconds})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ UNSAFE = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')  # in a file's na
 def run_name(dataset: str, method: str, clip: str | None, vfm: str | None, protocol: dict) -> str:
     """The name of a run's own folder: "voc20-ProxyCLIP-ViT-B-16_openai-dino-vitb8-1a2b3c4d".
 
-    Letters, digits, "-", "_" and "." only, at most 200 bytes; runs of different protocols get different names. Of a
-    clip or vfm that is a path, the last part.
+    Only letters, digits, "-", "_" and "."; at most 200 bytes. Runs with different protocols get different names. For a
+    clip or vfm that is a path, the last part is used.
     """
     digest = hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:8]
     last_parts = (re.split(r"[/\\]", name)[-1] for name in (clip, vfm) if name)
@@ -31,10 +31,10 @@ def run_name(dataset: str, method: str, clip: str | None, vfm: str | None, proto
 
 
 def png_path(folder: Path, stem: str) -> Path:
-    """folder/STEM.png, inside the folder whatever the stem is: a stem may hold folders, as in "frankfurt/0001".
+    """folder/STEM.png, always inside the folder. A stem may contain folders, as in "frankfurt/0001".
 
-    A part that is no file name ("..", longer than 255 bytes, with characters that a system refuses) is replaced, and
-    gets a hash, so that different stems stay different.
+    A part that is not a valid file name ("..", longer than 255 bytes, or with characters that a system rejects) is
+    replaced and gets a hash, so that different stems stay different.
     """
     *parents, name = stem.split("/")
     return folder.joinpath(*map(file_name, parents), f"{file_name(name)}.png")
@@ -51,11 +51,10 @@ def file_name(part: str) -> str:
 
 @dataclass(frozen=True)
 class PredictionWriter:
-    """Called with each image and its prediction (H, W); writes STEM.png to the folders that are given.
+    """Called with each image and its prediction (H, W); writes STEM.png to the given folders.
 
-    predictions: class indices, 8 bits, or 16 above 255 classes. panels: see `pictures.panels`. classes, colours: K
-    names and (r, g, b). Each run needs folders of its own: see `run_name`. Raises InputError if a file cannot be
-    written.
+    predictions: class indices with 8 bits, or 16 above 255 classes. panels: see `pictures.panels`. classes, colours: K
+    names and (r, g, b). Each run needs its own folders: see `run_name`. Raises InputError if a file cannot be written.
     """
 
     classes: tuple[str, ...]

@@ -27,7 +27,7 @@ Resize = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 -> (h, w, 3) uint
 
 
 class Ready(NamedTuple):
-    """One image as the model takes it, and its label as it is stored; or why there is none."""
+    """One image prepared for the model, and its label as stored; or the reason why there is none."""
 
     stem: str
     image: np.ndarray | None  # (h, w, 3) uint8 RGB, resized
@@ -37,12 +37,12 @@ class Ready(NamedTuple):
 
 
 def read_ahead(samples, indices: Sequence[int], resize: Resize | None, workers: int) -> Iterator[Ready]:
-    """The samples of those indices, in order, read two per worker ahead of what is asked for.
+    """The samples with these indices, in order, prefetched two per worker.
 
-    samples: `samples[i]` gives stem, image (H, W, 3) uint8 and label (H, W), and raises ValueError or OSError, with a
-    sentence, for one that cannot be read; `samples.items[i].stem` is the name alone. resize: None leaves images as they
-    are. workers: 0 reads in this process; otherwise `samples` and `resize` must be picklable. Closing the iterator
-    early ends the workers. Raises InputError if a worker is killed.
+    samples: `samples[i]` returns stem, image (H, W, 3) uint8 and label (H, W), and raises ValueError or OSError with a
+    message if it cannot be read; `samples.items[i].stem` is the name alone. resize: None leaves images unchanged.
+    workers: 0 reads in this process; otherwise `samples` and `resize` must be picklable. Closing the iterator early
+    ends the workers. Raises InputError if a worker is killed.
     """
     read = partial(read_one, samples, resize)
     if not workers:
@@ -77,7 +77,7 @@ def with_tensor(ready: Ready) -> Ready:
 
 
 class Worker:
-    """A process that reads the images of some indices, in order, and sends one after the other."""
+    """A process that reads the images with some indices, in order, and sends them one by one."""
 
     def __init__(self, read: Callable[[int], Ready], indices: Sequence[int]):
         self.receiving, sending = multiprocessing.Pipe(duplex=False)

@@ -124,7 +124,7 @@ def filled(data, value):
 
 
 def classes_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
-    """One row per class and run, for the runs in `chosen`: the names of its row, class, IoU, Acc, labelled, predicted."""
+    """One row per class and run, for the runs in `chosen`: names of its row, class, IoU, Acc, labelled, predicted."""
     names = [*NAMES, "dataset", "standard", "images"]
     rows = [
         {**figures, **own, "class": name}

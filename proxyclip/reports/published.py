@@ -1,11 +1,11 @@
-"""Published scores beside measured ones: which row belongs to a run, and what sets its protocol apart.
+"""Published scores beside measured ones: which row belongs to a run, and how its protocol differs.
 
 `published` is a dict with two lists, in percent. "mIoU": rows with
 
     model, clip, vfm          the names of the row, unique together; vfm None if there is none
     mIoU                      dataset -> score, as printed
-    metric                    which of our averages it compares with: "mIoU" (default) or "mIoU_present"
-    same_protocol_as_ours     whether the score may stand beside a standard run without a remark (default: no)
+    metric                    which of our averages it corresponds to: "mIoU" (default) or "mIoU_present"
+    same_protocol_as_ours     whether the score can be compared with a standard run without a mark (default: no)
     confirmed                 whether the score was read in its source (default: no)
     trained_on                what the model was trained on for segmentation; None for training-free methods
     average, needs, weights, read, protocol, source, note        facts for the sheet of published scores
@@ -28,7 +28,7 @@ SHEET_NOTE = "sheet published has the source and the protocol of each"
 
 
 class PublishedScore(NamedTuple):
-    """A printed score: which average it is, the marks it carries in tables, and what they mean."""
+    """A published score: the average it corresponds to, its marks in tables, and what they mean."""
 
     score: float
     metric: str
@@ -37,7 +37,7 @@ class PublishedScore(NamedTuple):
 
 
 def marks_of(row: dict) -> str:
-    """The marks of a published row, as "§¶"; "" for one in our own protocol."""
+    """The marks of a published row, such as "§¶"; "" for one under our own protocol."""
     holds = {
         "§": not row.get("same_protocol_as_ours"),
         "¶": row.get("metric") == "mIoU_present",
@@ -47,7 +47,7 @@ def marks_of(row: dict) -> str:
 
 
 def published_score(run: dict, published: dict) -> PublishedScore | None:
-    """The printed score of the same models on the same dataset; None if there is none or the run is not standard."""
+    """The published score of the same models on the same dataset; None if there is none or the run is not standard."""
     names = [run.get(key) for key in ("model", "clip", "vfm")]
     for row in published.get("mIoU", []):
         if names == [row["model"], row["clip"], row["vfm"]] and run["dataset"] in row["mIoU"] and not changes(run):
@@ -58,7 +58,7 @@ def published_score(run: dict, published: dict) -> PublishedScore | None:
 
 
 def published_frame(published: dict) -> pd.DataFrame:
-    """One row a published row, by model, clip and vfm ("–" for none): mIoU.DATASET, marks, trained_on, and the rest."""
+    """One row per published row by model, clip, vfm ("–" for none): mIoU.DATASET, marks, trained_on and the rest."""
     frame = pd.json_normalize(published.get("mIoU", []))
     frame = frame.reindex(columns=list(dict.fromkeys(["model", "clip", "vfm", "trained_on", *frame.columns])))
     frame["marks"] = [marks_of(row) for row in published.get("mIoU", [])]

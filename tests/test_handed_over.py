@@ -1,0 +1,133 @@
+"""Values that one part hands to the next, each with parts just large enough to see whether it arrives."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+from PIL import Image
+
+from configs.load import load_config
+from configs.overrides import Overrides
+from configs.protocol import changes, protocol_of
+from proxyclip.build import plan
+from proxyclip.evaluation.prediction_writer import PredictionWriter
+from proxyclip.evaluation.prefetch import Ready
+from proxyclip.label_rule import LabelRule
+from proxyclip.pictures.panels import panels
+from proxyclip.reports import html_report
+from proxyclip.vocabulary import Vocabulary
+
+CLASSES, COLOURS = ("sky", "sea", "sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0))
+
+
+class Model(torch.nn.Module):
+    """What `protocol_of` reads of a model: two halves, prompts, a device."""
+
+    templates = ("a {}.",)
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.clip, self.vfm = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
+        for number, weight in enumerate(self.parameters()):
+            torch.nn.init.constant_(weight, number)
+
+    def settings(self) -> dict:
+        return {"method": "Model"}
+
+
+SAMPLES = SimpleNamespace(items=[SimpleNamespace(stem=f"image{index}") for index in range(3)])
+
+
+def protocol(model=None, limit=None) -> dict:
+    return protocol_of("scenes", load_config("scenes"), model or Model(), SAMPLES, limit)
+
+
+@pytest.mark.parametrize("name", ["clip.weight", "clip.bias", "vfm.weight", "vfm.bias"])
+def test_weights_of_both_halves_belong_to_the_protocol(name):
+    model = Model()
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-1] += 1e-6
+    changed = protocol(model)
+    assert {key for key, value in protocol().items() if changed[key] != value} == {"weights"}
+
+
+def test_the_device_belongs_to_the_protocol(monkeypatch):
+    model = Model()
+    assert protocol(model)["device"] == "cpu"
+    names = {"cuda:0": "H100", "cuda:1": "T4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[str(device)])
+    for place in names:
+        model.device = torch.device(place)
+        assert protocol(model)["device"] == names[place]
+    model.device = torch.device("mps")
+    assert protocol(model)["device"] == "mps"
+
+
+def test_a_limit_counts_if_it_leaves_something_out():
+    assert [protocol(limit=limit)["limit"] for limit in (None, 1, 2, 3, 4)] == [None, 1, 2, None, None]
+
+
+def scene():
+    """Image (8, 12, 3), ground truth and prediction (8, 12), which differ and have nothing that cannot be either."""
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (8, 12, 3), np.uint8)
+    return image, np.repeat([0, 1], 48).reshape(8, 12).astype(np.int32), np.full((8, 12), 2)
+
+
+def test_the_writer_says_which_map_is_the_prediction(tmp_path):
+    image, truth, prediction = scene()
+    writer = PredictionWriter(CLASSES, COLOURS, tmp_path / "indices", tmp_path / "panels")
+    writer(Ready("a", image, truth), prediction)
+    assert (np.asarray(Image.open(tmp_path / "indices" / "a.png")) == 2).all()
+    expected = panels(image, truth, prediction, CLASSES, COLOURS)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "panels" / "a.png")), np.asarray(expected))
+
+
+def test_the_report_says_which_map_is_the_prediction(monkeypatch):
+    image, truth, prediction = scene()
+    handed = []
+    monkeypatch.setattr(html_report, "panels", lambda *given: handed.append(given))
+    counts = SimpleNamespace(images={"a": (0.0, 0.0)})
+    samples = SimpleNamespace(items=[SimpleNamespace(stem="a")])
+    ready = Ready("a", image, truth, tensor=torch.zeros(3, 8, 12))
+    monkeypatch.setattr(html_report, "read_ahead", lambda *_, **__: iter([ready]))
+    html_report.worst_images(counts, samples, CLASSES, COLOURS, lambda *_: prediction, None)
+    ((given_image, given_truth, given_prediction, *_),) = handed
+    assert given_image is image and given_truth is truth and given_prediction is prediction
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "maskclip", "clip"])
+def test_a_preset_s_settings_belong_to_its_models(method):
+    """Another CLIP, or for a method that needs one another VFM, takes the method's own values, and any word."""
+    own = plan("mini", method=method)
+    assert own.options.crop == 64 and own.known_words
+    other = plan("mini", method=method, clip="ViT-B-16:random")
+    assert other.options == type(other.options)() and other.known_words is None
+    other = plan("mini", method=method, vfm="dino-vitb8:random")
+    expected = type(other.options)() if method == "proxyclip" else own.options
+    assert other.options == expected and other.known_words
+    assert plan("mini", method=method, clip=own.clip).options == own.options
+
+
+def test_what_is_subtracted_goes_by_the_names_of_a_benchmark():
+    """A class may be asked for with other words; the penalty of unseen classes is known by their own names."""
+    model = tiny_clip.model(crop=32, stride=16)
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    vocabulary = Vocabulary.parse(["ship; vessel", "water"], ["boat", "sea"])
+    for name, expected in (("boat", 1), ("sea", 0)):
+        model.label_rule = LabelRule(scale=1.0, subtract=((name, 1000.0),))
+        assert (model.predict(image, (32, 32), vocabulary).labels == expected).all()
+
+
+@pytest.mark.parametrize("changed", [{}, {"checkpoint_clip": "a.pt"}, {"checkpoint_vfm": "b.pt"}, {"vfm_layer": 3},
+                                     {"vfm_features": "k"}])  # fmt: skip
+def test_what_of_the_models_was_changed(changed):
+    overrides = Overrides(load_config("scenes"), load_config("scenes"), {})
+    standard = plan("mini")
+    found = changes(overrides, replace(standard, **changed), standard, None, "0123456789")
+    files = {"checkpoint_clip": "a.pt 012345", "checkpoint_vfm": "b.pt 012345"}
+    assert found == {name: files.get(name, value) for name, value in changed.items()}
