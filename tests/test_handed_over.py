@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
+from fake_benchmark import Samples, predict
 from PIL import Image
 
+import eval as eval_script
 from configs.load import load_config
 from configs.overrides import Overrides
 from configs.protocol import changes, protocol_of
 from proxyclip.build import plan
+from proxyclip.evaluation import evaluate as evaluation
+from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.evaluation.partial_counts import Counts, Progress
 from proxyclip.evaluation.prediction_writer import PredictionWriter
 from proxyclip.evaluation.prefetch import Ready
 from proxyclip.label_rule import LabelRule
 from proxyclip.pictures.panels import panels
 from proxyclip.reports import html_report
+from proxyclip.reports.run_log import append_run, find_run, log_entry
+from proxyclip.segmentor import Segmentor
 from proxyclip.vocabulary import Vocabulary
 
 CLASSES, COLOURS = ("sky", "sea", "sand"), ((0, 0, 255), (0, 255, 0), (255, 0, 0))
@@ -91,11 +98,10 @@ def test_the_report_says_which_map_is_the_prediction(monkeypatch):
     image, truth, prediction = scene()
     handed = []
     monkeypatch.setattr(html_report, "panels", lambda *given: handed.append(given))
-    counts = SimpleNamespace(images={"a": (0.0, 0.0)})
     samples = SimpleNamespace(items=[SimpleNamespace(stem="a")])
     ready = Ready("a", image, truth, tensor=torch.zeros(3, 8, 12))
     monkeypatch.setattr(html_report, "read_ahead", lambda *_, **__: iter([ready]))
-    html_report.worst_images(counts, samples, CLASSES, COLOURS, lambda *_: prediction, None)
+    html_report.worst_images(counts(), samples, CLASSES, COLOURS, lambda *_: prediction, None)
     ((given_image, given_truth, given_prediction, *_),) = handed
     assert given_image is image and given_truth is truth and given_prediction is prediction
 
@@ -131,3 +137,56 @@ def test_what_of_the_models_was_changed(changed):
     found = changes(overrides, replace(standard, **changed), standard, None, "0123456789")
     files = {"checkpoint_clip": "a.pt 012345", "checkpoint_vfm": "b.pt 012345"}
     assert found == {name: files.get(name, value) for name, value in changed.items()}
+
+
+def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
+    """limit, skip_bad, resume and split reach the evaluation, and batch_windows the model."""
+    evaluate, predict = evaluation.evaluate, Segmentor.predict
+    runs, batches = [], []
+    monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
+    monkeypatch.setattr(Segmentor, "predict", lambda *given: batches.append(given[-1]) or predict(*given))
+    writers = []
+    monkeypatch.setattr(eval_script, "PredictionWriter", lambda *given: writers.append(given))
+    arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"
+    eval_script.main([*arguments.split(), "--save-predictions", "--workdir", str(tmp_path), "--set", "split=tune"])
+    ((_, samples, classes, _, chosen, _, resume, limit, _, name),) = runs
+    assert (classes, chosen.workers, chosen.skip_bad, resume, limit, name) == (24, 0, True, "resume", 1, "scenes")
+    config = load_config("scenes")
+    assert samples.items == config.data.open(split="tune").items != config.data.open(split=config.split).items
+    assert batches == [3]
+    ((*known, predictions, panels),) = writers
+    assert known == [config.data.classes, config.data.colours] and panels is None
+    assert predictions.parent == tmp_path / "predictions"
+
+
+def test_a_resumed_run_does_not_look_at_skipped_images_again(tmp_path):
+    settings, samples = evaluation.Settings(0, skip_bad=True), Samples(4, broken=(1,))
+    for resume in ("refuse", "resume"):
+        found = evaluation.evaluate(
+            predict, samples, 5, settings=settings, progress=Progress(tmp_path, {}), resume=resume
+        )
+        assert len(found.images) == 3 and list(found.skipped) == ["folder/image001"]
+        samples.broken = ()  # image 1 would be counted now, if it was read
+
+
+def counts(**more) -> Counts:
+    return Counts(np.arange(9).reshape(3, 3), {"a": (50.0, 40.0)}, **more)
+
+
+def logged(unseen: dict, found: Counts) -> dict:
+    names = {"dataset": "d", "model": "m", "clip": None, "vfm": None}
+    return log_entry(names, CLASSES, found, unseen, {"config": "c"}, {}, "2026-01-01 00:00:00")
+
+
+def test_unseen_classes_are_found_by_their_names():
+    matrix = ConfusionMatrix(3, counts().matrix)
+    for name, index in (("sky", 0), ("sand", 2)):
+        assert logged({"z": (name,)}, counts())["zero_shot"]["z"] == matrix.seen_unseen([index])
+
+
+def test_a_run_that_left_images_out_is_found_only_if_that_is_allowed(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_run(path, logged({}, counts(skipped={"b": "is damaged"})))
+    assert find_run(path, {"config": "c"}, False) is None and find_run(path, {"config": "c"}, True)
+    append_run(path, logged({}, counts()))
+    assert find_run(path, {"config": "c"}, False)

@@ -69,7 +69,7 @@ def test_paths_that_cannot_be(path):
 
 def test_a_folder_without_a_clip(tmp_path):
     for used in (build_clip.patch_size, build_clip.load):
-        with pytest.raises(NotFound, match=r"holds no open_clip_config\.json"):
+        with pytest.raises(NotFound, match=r"no open_clip_config\.json"):
             used(str(tmp_path))
 
 
@@ -91,7 +91,7 @@ def test_wrong_types_are_refused_before_anything_is_written(model, tmp_path):
         with pytest.raises(InputError):
             result.save(folder, **options)
     for alpha in ("0.5", None, float("nan")):
-        with pytest.raises(InputError, match="alpha is .*; it is the weight"):
+        with pytest.raises(InputError, match="alpha is "):
             result.overlay(alpha=alpha)
     assert not list(tmp_path.iterdir())
 
