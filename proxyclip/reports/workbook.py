@@ -40,11 +40,12 @@ def render(runs: list[dict], path: Path, published: dict) -> None:
         class_sheet(book.create_sheet(sheet_name(dataset, book.sheetnames)), by_dataset[dataset])
     try:
         write_whole(path, lambda file: file.write(to_bytes(book)))
-    except OSError as error:
+    except (OSError, InputError) as error:
         hint = "; is it open in another program?" if isinstance(error, PermissionError) else ""
+        reason = error if isinstance(error, InputError) else f"cannot write {path} ({error.strerror or error}{hint})"
         raise InputError(
-            f"cannot write {path} ({error.strerror or error}{hint}); no scores are lost, all are in "
-            f"{path.with_suffix('.jsonl')}: fix this, then run python eval_all.py --render --workdir {path.parent}"
+            f"{reason}; no scores are lost, all are in {path.with_suffix('.jsonl')}: fix this, then run "
+            f"python eval_all.py --render --workdir {path.parent}"
         ) from None
 
 
