@@ -106,8 +106,15 @@ def unmeasured():
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
-@pytest.mark.parametrize(("plain", "convolved", "faster"), [(2.2, 1.0, True), (1.16, 1.0, False), (0.5, 1.0, False)])
-def test_the_faster_way_is_measured_once_for_each_type(unmeasured, monkeypatch, plain, convolved, faster):
+@pytest.mark.parametrize(
+    ("capability", "plain", "convolved", "faster"),
+    [
+        ("AVX512", 2.2, 1.0, True), ("AVX512", 1.0, 1.2, True), ("AVX512", 1.0, 1.3, False),
+        ("AVX2", 2.2, 1.0, True), ("AVX2", 1.2, 1.0, False), ("AVX2", 1.0, 1.3, False),
+    ],
+)  # fmt: skip
+def test_the_faster_way_is_measured_once_for_each_type(unmeasured, monkeypatch, capability, plain, convolved, faster):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     measured = []
     monkeypatch.delenv("PROXYCLIP_CPU_LINEAR", raising=False)
     monkeypatch.setattr(linear, "measure", lambda dtype: measured.append(dtype) or (plain, convolved))
