@@ -13,7 +13,7 @@ from torch import Tensor
 from proxyclip.errors import InputError
 from proxyclip.stitching import View, WindowScores
 
-CPU_TOKENS = 2048  # of a batch: more gain nothing there and cost memory; small windows share the cost of a call
+CPU_TOKENS = 2560  # of a batch: more gain nothing there and cost memory; small windows share the cost of a call
 ACCELERATOR_TOKENS = 32_768
 LARGEST_MULTIPLE = 1024  # every window is padded to it, and its memory grows with the square
 

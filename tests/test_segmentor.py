@@ -138,7 +138,7 @@ def test_an_image_smaller_than_a_patch(method, size):
 
 def test_a_batch_holds_as_many_windows_as_its_tokens_allow():
     model = tiny_clip.model(crop=64, stride=32)  # 8 × 8 patches
-    assert model.batch_size(None) == 2048 // 64 and model.batch_size(3) == 3
+    assert model.batch_size(None) == 2560 // 64 and model.batch_size(3) == 3
     assert tiny_clip.model(crop=336, stride=112).batch_size(None) == 1
 
 
