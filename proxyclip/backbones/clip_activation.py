@@ -7,7 +7,7 @@ from torch import Tensor
 
 from proxyclip.backbones.torchvision_shim import import_library
 
-OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers stored beside the weights
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers stored with the weights
 
 
 def is_openais(state: dict[str, Tensor]) -> bool:

@@ -12,7 +12,7 @@ from proxyclip.pictures.fitting import shortened, wrapped
 from proxyclip.pictures.fonts import font_for
 
 PAPER, INK, FAINT, AMBER = (255, 255, 255), (34, 34, 40), (125, 125, 135), (255, 214, 102)
-NARROWEST = 24  # font sizes; a narrower image gets white beside it, so that a line of text fits
+NARROWEST = 24  # font sizes; a narrower image is widened with white, so that a line of text fits
 MOST_ENTRIES = 60
 
 

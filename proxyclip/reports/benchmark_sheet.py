@@ -1,4 +1,4 @@
-"""The first sheet of the workbook: mIoU in the format of papers, with published scores beside measured ones."""
+"""The first sheet of the workbook: mIoU in the format of papers, published and measured scores in adjacent rows."""
 
 import pandas as pd
 
@@ -35,7 +35,7 @@ NOTES = (
     "ours: mIoU in percent, averaged as mmsegmentation does; sheet runs has the other average and the whole protocol. "
     "The newest run counts.",
     "Brackets after a model: what a run changed from the benchmark's standard protocol. Such a run does not compare "
-    "with other rows: it is never in bold and no published score stands beside it.",
+    "with other rows: it is never in bold and is not compared with a published score.",
     "protocol not recorded: a run of an earlier version, which did not record what was changed.",
     f"published (grey): as printed, not measured here; {SHEET_NOTE}.",
     "Bold: the best of a column among whole runs of the standard protocol; in grey, among published scores of it.",
@@ -50,7 +50,7 @@ def ordered(datasets) -> list[str]:
 
 
 def benchmark_sheet(sheet, runs: pd.DataFrame, published: dict) -> None:
-    """mIoU of each row on each dataset beside the published one. runs: of `runs_frame`."""
+    """Measured and published mIoU of each row on each dataset. runs: of `runs_frame`."""
     chosen = newest(runs)
     measured = set(chosen.loc[chosen["standard"] & chosen["mIoU"].notna(), "dataset"])
     datasets = ordered({*AVERAGED, *chosen["dataset"]})

@@ -1,4 +1,4 @@
-"""Reading the reference cases: NAME.json (hyper-parameters), NAME.safetensors (tensors), weights/ beside them."""
+"""Reading the reference cases: NAME.json (hyper-parameters), NAME.safetensors (tensors), and the folder weights/."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Case:
         return load_file(self.file.with_suffix(".safetensors"))
 
     def weights(self, name: str) -> tuple[dict, dict]:
-        """Configuration and tensors of a model, stored beside the case."""
+        """Configuration and tensors of a model, stored in the folder of the case."""
         stem = self.file.parent / name
         return json.loads(stem.with_suffix(".json").read_text())["config"], load_file(stem.with_suffix(".safetensors"))
 
