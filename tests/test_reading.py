@@ -15,8 +15,9 @@ from fake_benchmark import Samples, eventually, resized
 from ranks_helper import running
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.prefetch import one_ahead, read_ahead
+from proxyclip.evaluation.prefetch import read_ahead
 from proxyclip.image_io import resize, scaled_size, to_tensor
+from proxyclip.workers import one_ahead
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
