@@ -172,3 +172,13 @@ def test_compilers_decide_for_themselves(monkeypatch):
     monkeypatch.setattr(linear, "convolutions_are_faster", lambda dtype: True)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not linear.use_convolution(torch.zeros(1, 2, 3))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_measurement_is_of_onednn(dtype):
+    """Small batches of 1 × 1 convolutions on one thread are left to other libraries."""
+    with torch.profiler.profile() as profile:
+        linear.measure(dtype)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in called and "aten::_slow_conv2d_forward" not in called

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from proxyclip.backbones.cpu_kernels import attend, linear
 from proxyclip.backbones.normalise import Normalise
 from proxyclip.backbones.position_table import resample
+from proxyclip.backbones.quick_gelu import activate
 from proxyclip.backbones.weights import fingerprint, signs_of_change
 
 
@@ -141,13 +142,23 @@ class DenseCLIP(nn.Module):
         return model.text_projection(x) if isinstance(model.text_projection, nn.Linear) else x @ model.text_projection
 
 
-def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
-    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without holding a (T, T) attention matrix."""
-    layer, mlp = block.attn, block.mlp
-    projected = linear(block.ln_1(tokens), layer.in_proj_weight, layer.in_proj_bias)  # (B, T, 3 D)
-    heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
-    query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+def run_block(block: nn.Module, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without holding a (T, T) attention matrix.
+
+    context: (B, P, D), further tokens that are attended to, and of which no output is needed.
+    """
+    layer, mlp, width = block.attn, block.mlp, tokens.shape[2]
+    weight, bias = layer.in_proj_weight, layer.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
+    normed = block.ln_1(tokens)
+    if context is None:
+        projected = linear(normed, weight, bias).unflatten(2, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+    else:
+        known = torch.cat([normed, block.ln_1(context)], dim=1)  # (B, T + P, D)
+        query = linear(normed, weight[:width], bias[:width]).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
+        projected = linear(known, weight[width:], bias[width:]).unflatten(2, (2, layer.num_heads, -1))
+        key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, T + P, d) each
     mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
     tokens = tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias))
-    hidden = mlp.gelu(linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
+    hidden = activate(mlp.gelu, linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
     return tokens + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias))

@@ -25,10 +25,32 @@ CLEAR = 1.25  # a factor that counts: where both take about as long, chance must
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """tokens @ weightᵀ + bias: (B, T, I), (O, I), (O) -> (B, T, O)."""
+    """tokens @ weightᵀ + bias: (B, T, I), (O, I), (O) -> (B, T, O).
+
+    For the backward pass, tokens are kept only where weights are trained.
+    """
     if not use_convolution(tokens):
         return F.linear(tokens, weight, bias)
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and tokens.requires_grad and not trained:
+        return _FrozenConvolution.apply(tokens, weight, bias)
     return convolution(tokens, weight, bias)
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    """`convolution` by weights that are not trained: autograd's own keeps its input, whether it needs it or not."""
+
+    @staticmethod
+    def forward(ctx, tokens, weight, bias):
+        ctx.save_for_backward(weight)
+        return convolution(tokens, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        size = len(grad), weight.shape[1], grad.shape[1], 1  # (B, I, T, 1)
+        kernel = as_pixels(weight.to(grad.dtype)[:, None])  # (O, I, 1, 1)
+        return as_tokens(torch.nn.grad.conv2d_input(size, kernel, as_pixels(grad))), None, None
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -40,16 +62,25 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def convolution(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear`, computed by oneDNN."""
-    pixels = tokens.unsqueeze(2).permute(0, 3, 1, 2)  # (B, I, T, 1), channels last
-    kernel = weight[:, None, None].permute(0, 3, 1, 2)  # (O, I, 1, 1), channels last
-    return F.conv2d(pixels, kernel, bias).permute(0, 2, 3, 1).squeeze(2)  # (B, T, O)
+    return as_tokens(F.conv2d(as_pixels(tokens), as_pixels(weight[:, None]), bias))  # (B, T, O)
+
+
+def as_pixels(tokens: Tensor) -> Tensor:
+    """(B, T, I) -> (B, I, T, 1), channels last."""
+    return tokens.unsqueeze(2).permute(0, 3, 1, 2)
+
+
+def as_tokens(pixels: Tensor) -> Tensor:
+    """(B, I, T, 1) -> (B, T, I)."""
+    return pixels.permute(0, 2, 3, 1).squeeze(2)
 
 
 def use_convolution(tokens: Tensor) -> bool:
     """Whether `convolution` is faster for tokens of this type and device; False under torch.compile."""
     if tokens.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return convolutions_are_faster(tokens.dtype)
+    autocast = torch.is_autocast_enabled("cpu")
+    return convolutions_are_faster(torch.get_autocast_dtype("cpu") if autocast else tokens.dtype)
 
 
 @cache
@@ -73,9 +104,10 @@ def convolutions_are_faster(dtype: torch.dtype) -> bool:
 def measure(dtype: torch.dtype) -> tuple[float, float]:
     """Seconds for a linear layer as a matrix product and as a convolution, the best of a few alternating trials.
 
-    Runs on one thread and uses its CPU time, so that other processes hardly affect the result.
+    Runs on one thread and uses its CPU time, so that other processes hardly affect the result. On one thread, PyTorch
+    runs 1 × 1 convolutions through oneDNN from a batch of 16 on.
     """
-    tokens, weight = torch.ones(1, 256, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
+    tokens, weight = torch.ones(16, 16, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
     seconds = {F.linear: [], convolution: []}
     clock = time.perf_counter if os.name == "nt" else time.thread_time  # Windows counts threads' time in steps of 16 ms
     threads = torch.get_num_threads()
@@ -96,9 +128,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v, each (B, heads, T, d) -> (B, heads, T, d).
 
     Uses PyTorch's fused kernel, except for bfloat16 on a CPU. There the fused kernel computes products at float32
-    speed; plain products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`).
+    speed; plain products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`). With gradients
+    that would keep the matrices of all pairs of tokens.
     """
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu":
+    trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if trained or query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)
     query = query * query.shape[-1] ** -0.5
     mixed = [torch.softmax(rows @ key.mT, dim=-1) @ value for rows in query.split(ROWS, dim=-2)]
