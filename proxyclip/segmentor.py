@@ -31,11 +31,13 @@ class Segmentor(nn.Module):
     its windows depend on each other or on the whole image. Everything else is implemented here.
 
     method: the name as printed in papers, for records and tables. queries: "names" for models that use the class names
-    of a benchmark instead of its prompts ("boat", not "ship").
+    of a benchmark instead of its prompts ("boat", not "ship"). window_size: height and width that the scores of a
+    window are upsampled to first, if not its own; it matters where the label rule applies a sigmoid there.
     """
 
     method: str
     queries: str = "words"
+    window_size: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -174,8 +176,8 @@ class Segmentor(nn.Module):
         return (self.image_scores(image, text, batch_windows) for image in images)
 
     def _windows_of(self, images: Iterable[Tensor], text: Tensor, batch_windows: int | None) -> Iterator[WindowScores]:
-        score = partial(self.window_scores, text=text)
-        return score_images(score, images, self.windows, self.padding_colour, self.batch_size(batch_windows))
+        score, batch = partial(self.window_scores, text=text), self.batch_size(batch_windows)
+        return score_images(score, images, self.windows, self.padding_colour, batch, self.window_size)
 
     def batch_size(self, batch_windows: int | None) -> int:
         """Windows per batch: as given, or as many as the number of tokens allows."""

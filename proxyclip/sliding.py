@@ -89,11 +89,12 @@ def score_images(
     windows: SlidingWindows,
     padding_colour: Tensor,
     batch_windows: int,
+    window_size: tuple[int, int] | None = None,
 ) -> Iterator[WindowScores]:
     """The scores of each image's windows, in order; windows of several images share a batch where their sizes agree.
 
     window_scores: (B, 3, c_h, c_w) -> (B, Q, h, w). images: (3, H, W) RGB in [0, 1], of any sizes, taken only as
-    batches need them.
+    batches need them. window_size: of the views.
     """
     batch: list[tuple[Tensor, list[Tensor]]] = []  # crops (3, c_h, c_w) that wait, each with the list its scores go to
     unfinished: deque[tuple[tuple[int, int], list[Tensor]]] = deque()  # images' sizes and windows scored so far
@@ -107,7 +108,7 @@ def score_images(
     def finished() -> Iterator[WindowScores]:
         while unfinished and len(unfinished[0][1]) == windows.count(unfinished[0][0]):
             size, done = unfinished.popleft()
-            yield WindowScores((side_by_side(done, size, windows),))
+            yield WindowScores((side_by_side(done, size, windows, window_size),))
 
     for image in images:
         done: list[Tensor] = []
@@ -137,8 +138,11 @@ def halving(window_scores: Callable[[Tensor], Tensor], crops: Tensor) -> list[Te
     return halving(window_scores, crops[:half]) + halving(window_scores, crops[half:])
 
 
-def side_by_side(done: list[Tensor], size: tuple[int, int], windows: SlidingWindows) -> View:
+def side_by_side(
+    done: list[Tensor], size: tuple[int, int], windows: SlidingWindows, window_size: tuple[int, int] | None = None
+) -> View:
     """The windows' scores, each (Q, h, w), in their places."""
     rows = len(windows.starts(size[0]))
     scores = torch.stack(done).unflatten(0, (rows, -1))  # (rows, columns, Q, h, w)
-    return View(scores.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1), windows, size)  # (R, Q, C)
+    scores = scores.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1)  # (R, Q, C)
+    return View(scores, windows, size, window_size=window_size)
