@@ -72,10 +72,19 @@ def parse(spec: str) -> tuple[str, str, str | None]:
 
 def patch_size(spec: str) -> int:
     """The patch size of a CLIP in pixels, from its configuration alone."""
+    return config_of(spec)["vision_cfg"].get("patch_size", 16)
+
+
+def embedding_width(spec: str) -> int:
+    """The width of a CLIP's joint embeddings, from its configuration alone."""
+    return config_of(spec)["embed_dim"]
+
+
+def config_of(spec: str) -> dict:
+    """open_clip's configuration of a CLIP."""
     open_clip = import_library("open_clip")
     config = read_folder_config(Path(spec))["model_cfg"] if os.path.isdir(spec) else None
-    config = config or open_clip.get_model_config(parse(spec)[0])
-    return config["vision_cfg"].get("patch_size", 16)
+    return config or open_clip.get_model_config(parse(spec)[0])
 
 
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:

@@ -20,6 +20,11 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
     Only tensors are read: a pickle that holds anything else is refused. `torchscript` also reads the TorchScript
     archives in which OpenAI published CLIP; PyTorch builds those without Python's unpickler.
     """
+    return unwrap(read_whole(path, torchscript), path)
+
+
+def read_whole(path: str | Path, torchscript: bool = False, place: str = "cpu"):
+    """Everything in a checkpoint, as stored: tensors and plain values. place: "meta" for shapes alone, quickly."""
     path = Path(path)
     if os.path.isdir(path):
         raise InputError(f"checkpoint {path} is a folder: name one file in it")
@@ -32,7 +37,7 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
             return load_file(path)
         if torchscript and is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=place, weights_only=True)
     except pickle.UnpicklingError as error:
         _, _, found = str(error).partition("Unsupported")
         kind = f" (unsupported{found.splitlines()[0]})" if found else ""
@@ -43,7 +48,6 @@ def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Te
     except Exception as error:  # every reader has errors of its own for a damaged file
         problem = f"cannot be read ({type(error).__name__}): damaged, or not a checkpoint"
         raise InputError(f"checkpoint {path} {problem}") from error
-    return unwrap(state, path)
 
 
 def is_torchscript(path: Path) -> bool:
@@ -66,13 +70,19 @@ def unwrap(state, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copies `state` into `module`, in the types of the module's own tensors.
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str, keep: tuple[str, ...] = ()) -> None:
+    """Copies `state` into `module`, in the types of the module's own tensors; checks and errors as in `fitting`."""
+    module.load_state_dict(fitting(module, state, source, keep), strict=not keep)
 
-    Raises InputError, naming `source` and tensors, unless every name and shape agrees, floating-point weights come
-    from floating-point tensors, integer buffers from integer ones, and all values are finite.
+
+def fitting(module: nn.Module, state: dict[str, Tensor], source: str, keep: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """`state` in the types of the module's own tensors.
+
+    keep: tensors whose names start with one of these are not in `state` and stay as they are. Raises InputError, naming
+    `source` and tensors, unless every other name and shape agrees, floating-point weights come from floating-point
+    tensors, integer buffers from integer ones, and all values are finite. Tensors on "meta" have no values.
     """
-    own = module.state_dict()
+    own = {name: value for name, value in module.state_dict().items() if not name.startswith(keep)}
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     shapes = [
@@ -89,8 +99,8 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
         raise InputError(f"{source} does not match the model's architecture: {'; '.join(complaints)}")
     check_types(state, own, source)
     converted = {name: value.to(own[name].dtype) for name, value in state.items()}
-    check_finite(converted, source)
-    module.load_state_dict(converted)
+    check_finite({name: value for name, value in converted.items() if not value.is_meta}, source)
+    return converted
 
 
 def check_types(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
