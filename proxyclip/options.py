@@ -63,14 +63,16 @@ def wanted(hint) -> str:
         return " or ".join(wanted(kind) for kind in get_args(hint))
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
-    if get_origin(hint) is tuple:
+    if get_origin(hint) is tuple and get_args(hint)[0] is str:
         return "a tuple of strings"
+    if get_origin(hint) is tuple:
+        return "whole numbers, as in 1,2,3" if get_args(hint)[0] is int else "numbers, as in 0.5,2"
     names = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
     return names.get(hint, "none" if hint is type(None) else getattr(hint, "__name__", str(hint)))
 
 
 def parse_option(kind: type | Mapping, name: str, text: str):
-    """The value of a field, parsed by the field's annotation from text such as "1.2", "none" or "a photo of a {}.".
+    """The value of a field, parsed by the field's annotation from text such as "1.2", "1,2,3", "none" or "a {}.".
 
     kind: a dataclass, or a mapping from names to annotations.
     """
@@ -94,7 +96,8 @@ def read_as(text: str, hint):
         except ValueError:
             return None
     if get_origin(hint) is tuple:
-        return (text,)
+        kind = get_args(hint)[0]
+        return (text,) if kind is str else tuple(read_as(part.strip(), kind) for part in text.split(","))
     if get_origin(hint) is Literal:
         return text
     return text if hint is str else None

@@ -84,8 +84,11 @@ def exchange() -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """The ranks of this run, connected while the block runs. InputError if the environment does not describe any."""
+def joined(backend: str = "gloo") -> Iterator[Ranks]:
+    """The ranks of this run, connected while the block runs. InputError if the environment does not describe any.
+
+    backend: as torch.distributed names it; objects and arrays always need gloo for "cpu".
+    """
     world = from_environment("WORLD_SIZE", 1, 1, MOST_RANKS)
     if world == 1:
         yield Ranks()
@@ -100,7 +103,7 @@ def joined() -> Iterator[Ranks]:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
     try:
-        dist.init_process_group("gloo", timeout=LONGEST_WAIT, rank=rank, world_size=world)
+        dist.init_process_group(backend, timeout=LONGEST_WAIT, rank=rank, world_size=world)
     except (RuntimeError, ValueError) as error:  # DistNetworkError and DistStoreError are RuntimeErrors
         raise InputError(f"the processes cannot connect: {str(error).splitlines()[0]}") from None
     try:

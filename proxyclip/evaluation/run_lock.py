@@ -30,9 +30,12 @@ else:
 
 
 @contextlib.contextmanager
-def run_lock(path: Path) -> Iterator[None]:
-    """Holds the lock file while the block runs, then removes it. Raises Busy if another process holds it."""
-    with locked_file(path):
+def run_lock(path: Path, work: str = "the same evaluation", workdir: Path | None = None) -> Iterator[None]:
+    """Holds the lock file while the block runs, then removes it. Raises Busy if another process holds it.
+
+    work, workdir: what the other process does, and where, for the error message.
+    """
+    with locked_file(path, work, workdir or path.parents[1]):
         try:
             yield
         finally:
@@ -40,7 +43,7 @@ def run_lock(path: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def locked_file(path: Path):
+def locked_file(path: Path, work: str, workdir: Path):
     """The file, open and locked: closing it releases the lock."""
     while True:
         try:
@@ -53,8 +56,7 @@ def locked_file(path: Path):
         except (BlockingIOError, PermissionError):
             file.close()
             raise Busy(
-                f"another process is running the same evaluation in {path.parents[1]}: wait for it, "
-                "stop it, or choose another --workdir"
+                f"another process is running {work} in {workdir}: wait for it, stop it, or choose another --workdir"
             ) from None
         except OSError as error:
             print(
