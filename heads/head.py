@@ -1,0 +1,130 @@
+"""What all trainable heads share: a frozen CLIP, text embeddings of class names, and the path from windows to scores.
+
+Shapes: B windows, K classes, P prompts per class, E joint embedding width, h × w patches.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heads.options import Options
+from heads.prompted_encoder import MEAN, PromptedEncoder
+from heads.text_embeddings import read_text_embeddings
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.precision import exact_float32
+from proxyclip.label_rule import LabelRule
+from proxyclip.segmentor import Segmentor
+from proxyclip.sliding import SlidingWindows
+from proxyclip.text import encode_names
+from proxyclip.vocabulary import Vocabulary, split_names
+
+
+class TrainableHead(Segmentor):
+    """A `Segmentor` with trained weights on top of a frozen CLIP.
+
+    A head defines `method`, `logits`, and `combine` where it has more than one prediction; AVERAGE_PROMPTS says whether
+    the prompts of a class are averaged into one text embedding. classes: the names of the training set. seen: those
+    that training had labels of; `seen_penalty` is subtracted from their scores (Zhou et al., 2023, §3.5).
+    """
+
+    queries = "names"
+    AVERAGE_PROMPTS = True
+
+    def __init__(
+        self,
+        clip: DenseCLIP,
+        options: Options,
+        classes: tuple[str, ...],
+        seen: tuple[str, ...],
+        known_words: tuple[str, ...] | None = None,
+    ):
+        penalty = tuple((name, options.seen_penalty) for name in seen) if options.seen_penalty else ()
+        super().__init__(
+            windows=SlidingWindows(options.crop, options.stride, min_side=clip.patch_size),
+            label_rule=LabelRule(window_sigmoid=True, activation="none", subtract=penalty),
+            short_side=options.short_side,
+            padding_colour=MEAN,
+            patch_size=clip.patch_size,
+            known_words=known_words,
+        )
+        if options.crop != options.image_size:
+            self.window_size = (options.image_size,) * 2
+        self.clip, self.options = clip.requires_grad_(False), options
+        self.classes, self.seen = tuple(classes), tuple(seen)
+        self.templates = options.templates
+        self.precision = torch.float32
+        encoder = options.prompts, options.prompt_blocks, options.dropout, options.image_size
+        self.encoder = PromptedEncoder(clip.visual, *encoder)
+        # Embeddings of `classes` from a file, (K, E) or (K, P, E): part of a checkpoint.
+        self.register_buffer("stored_text", None)
+        if options.text_embeddings is not None:
+            width = clip.visual.proj.shape[1]
+            prompts = None if self.AVERAGE_PROMPTS else len(options.templates)
+            self.stored_text = read_text_embeddings(options.text_embeddings, self.classes, width, prompts)
+
+    # What a head defines
+
+    def logits(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] and text embeddings -> mask logits (B, K, h, w) by the name of the prediction.
+
+        Each of them gets the full loss in training.
+        """
+        raise NotImplementedError
+
+    def combine(self, predictions: dict[str, Tensor]) -> Tensor:
+        """The mask logits (B, K, h, w) that labels are decided by, from the result of `logits`."""
+        (only,) = predictions.values()
+        return only
+
+    # Written once
+
+    def forward(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
+        return self.logits(images, text)
+
+    def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
+        """Unit vectors (K, E), or (K, P, E) where prompts are kept apart.
+
+        A class with several names gets their mean.
+        """
+        if self.stored_text is not None and set(vocabulary.names) <= set(self.classes):
+            return self.stored_text[[self.classes.index(name) for name in vocabulary.names]]
+        names = [split_names(name) for name in vocabulary.names]
+        flat = [name for group in names for name in group]
+        embeddings = encode_names(self.clip, flat, self.templates, average=self.AVERAGE_PROMPTS)  # (Q, E) or (Q, P, E)
+        if len(flat) == len(names):
+            return embeddings
+        groups = embeddings.split([len(group) for group in names])
+        return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+
+    def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
+        """(B, 3, c, c) RGB in [0, 1], text embeddings -> mask logits (B, K, h, w) float32."""
+        cast = torch.autocast(crops.device.type, self.precision, enabled=self.precision != torch.float32)
+        with exact_float32(crops.device), cast:
+            return self.combine(self.logits(crops, text)).float()
+
+    def set_precision(self, dtype: torch.dtype) -> "TrainableHead":
+        """The type that scores are computed in; weights stay in float32."""
+        self.precision = dtype
+        return self
+
+    def trained(self) -> dict[str, Tensor]:
+        """Name -> tensor of everything that a checkpoint holds: all but the frozen CLIP."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("clip.")}
+
+    def settings(self) -> dict:
+        return {
+            "method": self.method,
+            "clip": self.clip.name,
+            "clip_activation": self.clip.activation,
+            "vfm": None,
+            **asdict(self.options),
+            "seen": list(self.seen),
+            "subtract": dict(self.label_rule.subtract),
+            "text_embeddings": self.options.text_embeddings and Path(self.options.text_embeddings).name,
+            "templates": len(self.templates),
+            "precision": str(self.precision).removeprefix("torch."),
+            "tf32": False,  # whatever the caller has set: see exact_float32
+        }
