@@ -56,16 +56,43 @@ LAYOUTS = {
         ("ADE_val_00000001", "ADE_val_00000002"),
     ),
 }
+TRAIN_LAYOUTS = {
+    "cfg_voc20": (
+        "VOCdevkit/VOC2012/JPEGImages/{}.jpg",
+        "VOCdevkit/VOC2012/SegmentationClassAug/{}.png",
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt",
+        ("2007_000032", "2007_000039"),
+    ),
+    "cfg_context59": (
+        "VOCdevkit/VOC2010/JPEGImages/{}.jpg",
+        "VOCdevkit/VOC2010/SegmentationClassContext/{}.png",
+        "VOCdevkit/VOC2010/ImageSets/SegmentationContext/train.txt",
+        ("2008_000007", "2008_000008"),
+    ),
+    "cfg_coco_stuff164k": (
+        "coco_stuff164k/images/train2017/{}.jpg",
+        "coco_stuff164k/annotations/train2017/{}_labelTrainIds.png",
+        None,
+        ("000000000009", "000000000025"),
+    ),
+    "cfg_ade20k": (
+        "ade/ADEChallengeData2016/images/training/{}.jpg",
+        "ade/ADEChallengeData2016/annotations/training/{}.png",
+        None,
+        ("ADE_train_00000001", "ADE_train_00000002"),
+    ),
+}
 LAYOUTS["cfg_voc21"] = LAYOUTS["cfg_voc20"]
 LAYOUTS["cfg_context60"] = LAYOUTS["cfg_context59"]
 
 
-def build(root: Path, config: str, labels: list[np.ndarray]) -> list[tuple[str, Path, Path]]:
+def build(root: Path, config: str, labels: list[np.ndarray], layouts=LAYOUTS) -> list[tuple[str, Path, Path]]:
     """Writes a benchmark of one or two pairs; returns their stems, images and labels.
 
     labels: (H, W) arrays of the values as the benchmark's own files store them. Images are random, of the same sizes.
+    layouts: LAYOUTS or TRAIN_LAYOUTS.
     """
-    image, label, listing, stems = LAYOUTS[config]
+    image, label, listing, stems = layouts[config]
     random = np.random.default_rng(0)
     pairs = []
     for stem, stored in zip(stems, labels, strict=False):

@@ -1,4 +1,4 @@
-"""The synthetic scenes as a dataset beside those on disk: each scene is generated on demand."""
+"""The synthetic scenes as a dataset beside those on disk: each scene is generated on demand, or once and stored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ import numpy as np
 from datasets import scenes
 from datasets.folder import Sample
 from datasets.palettes import Colours
+from datasets.scenes.stored import StoredScenes
+from datasets.segmentation import data_root
 from proxyclip.errors import InputError, nearest
 
 TRAINING = scenes.SPLITS["train"][:32_000]  # what the embedded models are trained on; there are more
@@ -33,10 +35,11 @@ class SceneItem(NamedTuple):
 
 @dataclass(frozen=True)
 class SyntheticScenes:
-    """A dataset without files, with the fields and methods of `SegmentationData` that an evaluation uses.
+    """A dataset without downloads, with the fields and methods of `SegmentationData` that an evaluation uses.
 
     name: as it is printed in results. size: of the scenes, in pixels. splits: name -> seeds.
-    unseen: names of classes that zero-shot training leaves out, by the name of the split.
+    unseen: names of classes that zero-shot training leaves out, by the name of the split. store: whether scenes are
+    stored in `scenes` below the data root when they are first generated, for training: 2 GB for all of "train".
     """
 
     name: str = "scenes"
@@ -45,17 +48,21 @@ class SyntheticScenes:
     splits: Mapping[str, range] = field(default_factory=lambda: scenes.SPLITS | {"train": TRAINING})
     unseen: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"scenes": scenes.UNSEEN})
     void_rule: str = "none"
+    store: bool = False
 
     @property
     def colours(self) -> Colours:
         """(r, g, b) of each class, in label order."""
         return tuple(PALETTE[name] for name in self.classes)
 
-    def open(self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False) -> "SceneSamples":
-        """The scenes of a split; InputError if there is no such split. Nothing is read: `root` is ignored."""
+    def open(
+        self, root: str | Path | None = None, split: str = "test", allow_missing: bool = False
+    ) -> "SceneSamples | StoredScenes":
+        """The scenes of a split; InputError if there is no such split. root: where they are stored, if at all."""
         if split not in self.splits:
             raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
-        return SceneSamples(self.size, self.splits[split])
+        generated = SceneSamples(self.size, self.splits[split])
+        return StoredScenes(generated, data_root(root) / "scenes") if self.store else generated
 
     def locate(self, root: str | Path | None = None, split: str = "test") -> None:
         """Does nothing: there is no folder to look for."""

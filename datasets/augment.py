@@ -1,0 +1,131 @@
+"""The augmentation of the published training runs: scale, crop, flip, photometric distortion, padding, in this order.
+
+Everything random comes from the generator that is passed in.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datasets.checks import is_whole
+from datasets.distortion import Range, distort
+from datasets.label_map import VOID
+from datasets.labels_for_training import UNLABELLED
+from proxyclip.errors import InputError
+from proxyclip.image_io import resize, scaled_size
+
+CROPS_TRIED = 10
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """`augment(image, label, rng)` -> image (c, c, 3) float32 in [0, 1], label (c, c) int32, where c is `crop`.
+
+    scale, ratio: both lengths of `scale` are multiplied by a factor drawn from the range `ratio`; the image is resized,
+    keeping its aspect ratio, to the largest size whose long side is at most the longer of them, and whose short side is
+    at most the shorter. crop: side of the random crop. max_share: a crop is drawn again, ten times at most, until it
+    shows more than one class and none covers this share of its labelled pixels (1: the first crop is taken). flip:
+    probability of a horizontal flip.
+
+    distort: whether to distort colours, on the scale 0 to 255. brightness: the most that is added or subtracted.
+    contrast, saturation: ranges of the factors. hue: the largest turn to either side, in units of 2 degrees.
+
+    padding: RGB in [0, 1] of the pixels beyond an image that is smaller than the crop, at its right and bottom; their
+    label is VOID. The default becomes 0 when the image is normalised with ImageNet's mean.
+
+    Raises InputError for a value that is not allowed.
+    """
+
+    scale: tuple[int, int] = (2048, 512)
+    ratio: Range = (0.5, 2.0)
+    crop: int = 512
+    max_share: float = 0.75
+    flip: float = 0.5
+    distort: bool = True
+    brightness: float = 32
+    contrast: Range = (0.5, 1.5)
+    saturation: Range = (0.5, 1.5)
+    hue: int = 18
+    padding: tuple[float, float, float] = IMAGENET_MEAN
+
+    def __post_init__(self):
+        check_pair("scale", self.scale, lambda value: is_whole(value, 1), "whole numbers of pixels")
+        check_range("ratio", self.ratio, above_zero=True)
+        check_range("contrast", self.contrast)
+        check_range("saturation", self.saturation)
+        check("crop", self.crop, is_whole(self.crop, 1), "a whole number of pixels, at least 1")
+        check("max_share", self.max_share, is_number(self.max_share, 0, 1) and self.max_share > 0, "in (0, 1]")
+        check("flip", self.flip, is_number(self.flip, 0, 1), "a probability from 0 to 1")
+        check("distort", self.distort, isinstance(self.distort, bool), "True or False")
+        check("brightness", self.brightness, is_number(self.brightness, 0, 255), "a number from 0 to 255")
+        check("hue", self.hue, is_whole(self.hue, 0, 90), "a whole number from 0 to 90")
+        colour = isinstance(self.padding, tuple) and len(self.padding) == 3
+        colour = colour and all(is_number(part, 0, 1) for part in self.padding)
+        check("padding", self.padding, colour, "three numbers from 0 to 1")
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        image, label = self.cut(image, label, rng)
+        padded = np.empty((3, self.crop, self.crop), np.float32), np.empty((self.crop, self.crop), np.int32)
+        self.pad(image, label, *padded)
+        return padded[0].transpose(1, 2, 0), padded[1]  # (c, c, 3), (c, c)
+
+    def cut(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Everything but the padding: (H, W, 3) uint8, (H, W) int32 -> (h, w, 3) uint8, (h, w) int32; h, w <= c."""
+        image, label = self.rescaled(image, label, rng)
+        image, label = self.cropped(image, label, rng)
+        if rng.random() < self.flip:
+            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+        if self.distort:
+            image = distort(image, rng, self.brightness, self.contrast, self.saturation, self.hue)
+        return image, label
+
+    def rescaled(self, image, label, rng):
+        factor = rng.uniform(*self.ratio)
+        long_side, short_side = (max(1, int(side * factor)) for side in (max(self.scale), min(self.scale)))
+        size = scaled_size(*label.shape, short_side, long_side)
+        # (h, w, 3), (h, w)
+        return resize(image, size), cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+    def cropped(self, image, label, rng):
+        height, width = (min(side, self.crop) for side in label.shape)
+        for tried in range(CROPS_TRIED + 1):
+            top, left = (rng.integers(side - kept + 1) for side, kept in zip(label.shape, (height, width), strict=True))
+            window = np.s_[top : top + height, left : left + width]
+            if self.max_share == 1 or tried == CROPS_TRIED or self.is_mixed(label[window]):
+                break
+        return np.ascontiguousarray(image[window]), np.ascontiguousarray(label[window])  # (h, w, 3), (h, w)
+
+    def is_mixed(self, label: np.ndarray) -> bool:
+        """Whether (h, w) shows more than one class, and none on `max_share` of the labelled pixels or more."""
+        counts = np.bincount((label - UNLABELLED).ravel())[-UNLABELLED:]  # (K',): pixels of each class
+        return np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum()
+
+    def pad(self, image: np.ndarray, label: np.ndarray, padded: np.ndarray, padded_label: np.ndarray) -> None:
+        """Fills `padded` (3, c, c) float32 and `padded_label` (c, c) with what `cut` returns, and padding."""
+        height, width = label.shape
+        padded[:, height:] = padded[:, :, width:] = np.array(self.padding, np.float32)[:, None, None]
+        padded_label[height:], padded_label[:, width:] = VOID, VOID
+        np.divide(image.transpose(2, 0, 1), 255, out=padded[:, :height, :width], dtype=np.float32)
+        padded_label[:height, :width] = label
+
+
+def is_number(value, lowest: float, highest: float) -> bool:
+    return type(value) in (int, float) and lowest <= value <= highest
+
+
+def check(name: str, value, allowed: bool, what: str) -> None:
+    if not allowed:
+        raise InputError(f"augment: {name} must be {what}, not {value!r}")
+
+
+def check_pair(name: str, value, allowed, what: str) -> None:
+    pair = isinstance(value, tuple) and len(value) == 2
+    check(name, value, pair and all(map(allowed, value)), f"a tuple of two {what}")
+
+
+def check_range(name: str, value, above_zero: bool = False) -> None:
+    check_pair(name, value, lambda part: is_number(part, 0, 100), "numbers (lowest, highest)")
+    check(name, value, value[0] <= value[1], "(lowest, highest) in this order")
+    check(name, value, value[0] > 0 or not above_zero, "above 0")
