@@ -1,6 +1,7 @@
 """Loading configuration files."""
 
 import re
+import reprlib
 import runpy
 import traceback
 from dataclasses import fields
@@ -17,28 +18,29 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("cfg_*.py"))
 
 
-def find_config(name: str | Path) -> Path:
-    """The file of a configuration: a path, or the name of a file in this folder, with or without "cfg_" and ".py".
+def find_config(name: str | Path, folder: Path = HERE) -> Path:
+    """The file of a configuration: a path, or the name of a file in `folder`, with or without "cfg_" and ".py".
 
     Raises NotFound for an unknown name, with the nearest one.
     """
     path = Path(name)
     if path.parent == Path() and not path.is_file():
-        places = (HERE / f"{path.stem}.py", HERE / f"cfg_{path.stem}.py")
+        places = (folder / f"{path.stem}.py", folder / f"cfg_{path.stem}.py")
         path = next((place for place in places if place.is_file()), path)
     if not path.is_file():
-        known = sorted(file.stem for file in HERE.glob("*.py") if "\nconfig = " in file.read_text())
+        known = sorted(file.stem for file in folder.glob("*.py") if "\nconfig = " in file.read_text())
         raise NotFound(f"unknown configuration {path.stem!r}; {nearest(path.stem, known)}; or give a path")
     return path
 
 
-def load_config(name: str | Path) -> EvalConfig:
-    """The value `config` of a configuration file; see `find_config`.
+def load_config(name: str | Path, kind: type = EvalConfig, folder: Path = HERE):
+    """The value `config` of a configuration file, of that kind; see `find_config`.
 
-    Raises NotFound for an unknown name, and InputError for a file that does not set `config`, or sets a field that does
-    not exist.
+    Where a benchmark is wanted, the configuration of a training run stands for the benchmark that it names. Raises
+    NotFound for an unknown name, and InputError for a file that does not set `config`, or sets a field that does not
+    exist.
     """
-    path = find_config(name)
+    path = find_config(name, folder)
     try:
         found = runpy.run_path(str(path))
     except TypeError as error:
@@ -51,11 +53,13 @@ def load_config(name: str | Path) -> EvalConfig:
         raise InputError(f"{path}: {type(error).__name__}: {error}") from None
     if "config" not in found:
         raise InputError(f"{path} does not set `config`")
-    if not isinstance(found["config"], EvalConfig):
-        value = found["config"]
-        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-        raise InputError(f"{path}: `config` must be EvalConfig(...), not {what}")
-    return found["config"]
+    value = found["config"]
+    if kind is EvalConfig and isinstance(getattr(value, "benchmark", None), EvalConfig):
+        value = value.benchmark
+    if not isinstance(value, kind):
+        what = f"the class {value.__name__}" if isinstance(value, type) else reprlib.repr(value)
+        raise InputError(f"{path}: `config` must be {kind.__name__}(...), not {what}")
+    return value
 
 
 def _misspelt(error: TypeError) -> str:

@@ -270,3 +270,7 @@ def test_bad_class_file(tmp_path, text, sentence):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=sentence):
         read_words(path)
+
+
+def test_a_training_configuration_stands_for_its_benchmark():
+    assert load_config(WORDS.parent / "heads" / "zegclip_voc20_inductive.py") == load_config("cfg_voc20")

@@ -1,0 +1,5 @@
+"""OTSeg on Pascal VOC, inductive: labels of 15 of 20 classes."""
+
+from configs.heads._otseg import VOC20
+
+config = VOC20

@@ -1,0 +1,275 @@
+"""The configurations of training runs: what was published, field by field, and that each one can be built."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.load import load_config
+from configs.train_overrides import read_train_settings
+from configs.training import TrainConfig
+from heads import find_head
+from heads.training.plan import plan_head
+from proxyclip.errors import InputError, NotFound
+
+FOLDER = Path(__file__).parents[1] / "configs" / "heads"
+NAMES = sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
+HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP"}
+DATASETS = {
+    "voc20": ("ZeroPascalVOCDataset20",),
+    "context59": ("ZeroPascalVOCDataset59", "ZeroPascalContextDataset59"),
+    "coco_stuff164k": ("ZeroCOCOStuffDataset",),
+}
+SETTINGS = {
+    "inductive": "inductive", "transductive": "transductive (self-training)", "fully": "fully supervised"
+}  # fmt: skip
+# Published values that are slips, with what is done instead; and configurations that were not published.
+SLIPS = {
+    ("otseg_voc20_fully", "load_text_embedding"): "context_otseg.npy",  # of another dataset
+    ("otseg_voc20_transductive", "load_text_embedding"): "context_otseg.npy",
+    ("otseg_coco_stuff164k_fully", "number_prompts"): None,  # its file holds 8
+}
+UNPUBLISHED = {
+    "zegclip_context59_inductive", "zegclip_context59_transductive", "zegclip_context59_fully",
+    "cascade_clip_voc20_fully", "cascade_clip_context59_fully", "cascade_clip_coco_stuff164k_fully",
+}  # fmt: skip
+EMBEDDINGS = {  # file -> dataset, prompts
+    "voc12_single.npy": ("voc20", 1), "coco_multi.npy": ("coco_stuff164k", 15), "coco_otseg.npy": ("coco_stuff164k", 8),
+    "context-59_multi.npy": ("context59", 15), "voc12_otseg.npy": ("voc20", 6), "context_otseg.npy": ("context59", 8),
+}  # fmt: skip
+
+
+def load(name: str) -> TrainConfig:
+    return load_config(name, TrainConfig, FOLDER)
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    head = next(head for head in HEADS if name.startswith(head))
+    dataset, _, setting = name.removeprefix(f"{head}_").rpartition("_")
+    return head, dataset, setting
+
+
+def options_of(config: TrainConfig):
+    return find_head(config.head).Options(**config.options)
+
+
+def test_every_combination_is_there():
+    expected = {f"{head}_{data}_{setting}" for head in HEADS for data in (*DATASETS, "scenes") for setting in SETTINGS}
+    assert set(NAMES) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_can_be_built(name):
+    """All but weights and data: with its options on its CLIP, and the classes of its setting."""
+    head, dataset, setting = split_name(name)
+    config = load(name)
+    assert (config.head, config.data.name, config.setting) == (head, dataset, setting)
+    planned = plan_head(head, config.options, config.clip, config.data.classes, config.seen, "cpu")
+    unseen = 0 if setting == "fully" else len(config.left_out)
+    assert len(config.seen) + unseen == len(config.data.classes) and config.left_out
+    assert config.known == (config.seen if setting == "inductive" else config.data.classes)
+    assert planned.name == head and planned.options.image_size >= planned.options.crop
+    assert (planned.options.seen_penalty == 0) == (setting == "transductive")
+    record = config.record()
+    assert json.loads(json.dumps(record)) == record and record["seen"] == list(config.seen)
+
+
+def published() -> dict[str, dict]:
+    """Our name -> the published configuration."""
+    if "GOLDEN_DIR" not in os.environ:
+        pytest.skip("GOLDEN_DIR is not set")
+    found = json.loads((Path(os.environ["GOLDEN_DIR"]) / "heads" / "official_configs.json").read_text())
+    names = {
+        (HEADS[head], theirs, SETTINGS[setting]): f"{head}_{data}_{setting}"
+        for head in HEADS for data in DATASETS for theirs in DATASETS[data] for setting in SETTINGS
+    }  # fmt: skip
+    return {
+        names[key]: config
+        for project in HEADS.values()
+        for config in found[project]["configs"]
+        if (key := (project, config["dataset_type"], config["setting"])) in names
+    }
+
+
+def test_all_but_the_named_ones_were_published():
+    assert {name for name in NAMES if "scenes" not in name} - published().keys() == UNPUBLISHED
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "scenes" not in name and name not in UNPUBLISHED])
+def test_published_values(name):
+    theirs, config = dict(published()[name]), load(name)
+    for (slip, field), value in SLIPS.items():
+        if slip == name:
+            assert theirs.pop(field) == value
+    options, backbone, head = options_of(config), theirs["backbone"], theirs["decode_head"]
+    loss, augment = head["loss_decode"], config.augment
+    assert config.clip == "ViT-B-16:openai" and (backbone["patch_size"], backbone["layers"]) == (16, 12)
+
+    # The run
+    optimizer, schedule = theirs["optimizer"], theirs["lr_config"]
+    factors = {key: optimizer["paramwise_cfg"]["custom_keys"][key]["lr_mult"] for key in ("backbone", "head")}
+    assert (optimizer["type"], {*factors.values()}) == ("AdamW", {10.0}) and not config.rate_factors
+    assert config.rate == pytest.approx(10 * optimizer["lr"]) and config.weight_decay == optimizer["weight_decay"]
+    assert theirs["optimizer_config"] == {} and config.clip_norm == 0
+    assert (config.schedule, config.power) == (schedule["policy"], schedule["power"])
+    assert (config.min_rate, config.warmup) == (schedule["min_lr"], schedule["warmup_iters"])
+    assert (schedule["warmup"], config.warmup_ratio) == ("linear", schedule["warmup_ratio"])
+    assert config.iterations == theirs["max_iters"]
+    assert (config.batch, config.accumulation) == (theirs["samples_per_gpu"], 1)
+    assert config.published_batch == theirs["samples_per_gpu"] * theirs["gpus_in_launch_script"]
+
+    # The head
+    assert options.prompts == backbone["num_tokens"] and backbone["prompt_dim"] == backbone["width"]
+    assert backbone["total_d_layer"] == 11 and options.prompt_blocks is None  # all blocks
+    assert options.image_size == theirs["img_size"] == head["img_size"] == backbone["input_resolution"]
+    assert (options.decoder_layers, options.decoder_heads) == (head["num_layers"], head["num_heads"])
+    assert not head.get("use_proj") and options.dropout == 0.1
+    assert list(getattr(options, "levels", (11,))) == backbone["out_indices"]
+    assert (config.mask_weight, config.dice_weight) == (loss["mask_weight"], loss["dice_weight"])
+    assert config.void == "negative" and options.text_embeddings is None
+    assert (options.seen_penalty == 0) == theirs["self_training"]
+    if "load_text_embedding" in theirs:
+        assert EMBEDDINGS[theirs["load_text_embedding"]] == (config.data.name, len(options.templates))
+    if theirs.get("number_prompts"):
+        assert len(options.templates) == theirs["number_prompts"]
+
+    # Windows and images
+    test = theirs["test_cfg"]
+    assert (test["mode"], test["crop_size"], test["stride"]) == ("slide", [options.crop] * 2, [options.stride] * 2)
+    steps = {step["type"]: step for step in theirs["train_pipeline"]}
+    order = ["Resize", "RandomCrop", "RandomFlip", "PhotoMetricDistortion", "Normalize", "Pad"]
+    assert [step for step in steps if step in order] == order and augment.distort
+    assert list(augment.scale) == steps["Resize"]["img_scale"]
+    assert list(augment.ratio) == steps["Resize"]["ratio_range"]
+    assert steps["RandomCrop"]["crop_size"] == [options.image_size] * 2 == steps["Pad"]["size"]
+    assert (augment.max_share, augment.flip) == (steps["RandomCrop"]["cat_max_ratio"], steps["RandomFlip"]["prob"])
+    scaled = theirs["test_pipeline"][1]
+    least = scaled["transforms"][0]["min_size"]
+    assert options.short_side == max(min(scaled["img_scale"]), least)
+
+    # The data
+    unseen = [config.data.classes.index(name) for name in config.left_out]
+    assert config.setting == "fully" or sorted(unseen) == sorted(theirs["unseen_idx"])
+    assert len(config.data.classes) == theirs["num_classes_total"] and len(config.seen) == theirs["num_seen"]
+    assert (config.train_split, config.evaluated) == ("train", "val")
+
+
+def test_templates_of_the_published_text_embeddings():
+    """As listed beside the published files."""
+    options = {name: options_of(load(f"{name}_inductive")) for name in ("zegclip_coco_stuff164k", "otseg_voc20")}
+    fifteen = options["zegclip_coco_stuff164k"].templates
+    assert (
+        len(set(fifteen)) == 15 and fifteen[0] == "a photo of a {}." and fifteen[-1] == "This is one {} in the scene."
+    )
+    assert options["otseg_voc20"].templates == find_head("otseg").Options().templates[:6]
+    assert options_of(load("zegclip_voc20_inductive")).templates == ("a photo of a {}",)
+    if "GOLDEN_DIR" in os.environ:
+        listed = (Path(os.environ["GOLDEN_DIR"]) / "text_embedding" / "README.md").read_text()
+        assert all(f'"{template}"' in listed for template in fifteen)
+
+
+BASE = replace(load("zegclip_scenes_inductive"), rate=1e-3, iterations=1000, warmup=50)
+OPTIONS = find_head("cascade_clip").Options
+
+
+@pytest.mark.parametrize(("setting", "sentence"), [
+    ("rate", "cannot set 'rate': write FIELD=VALUE"),
+    ("rte=1", "cannot set rte=1: neither the configuration nor head zegclip has a field 'rte'; did you mean rat"),
+    ("rate=high", "rate must be a finite number, not 'high'"),
+    ("rate=-1", "rate is -1.0; it must be at least 0 and at most 1"),
+    ("rate=1e-9", "min_rate 1e-06 is larger than rate 1e-09"),
+    ("batch=0", "batch is 0; it must be at least 1 and at most 4096"),
+    ("batch=1.5", "batch must be a whole number, not '1.5'"),
+    ("iterations=0", "iterations is 0; it must be at least 1"),
+    ("iterations=9999999", "iterations is 9999999; choose a number of at most 1000000"),
+    ("iterations=50", "warmup 50 is not shorter than 50 iterations: add --set warmup=5"),
+    ("schedule=step", "schedule must be one of 'poly', 'cosine', not 'step'"),
+    ("setting=half", "setting must be one of 'inductive', 'transductive', 'fully', not 'half'"),
+    ("void=ignored", "void must be one of 'negative', 'masked', not 'ignored'"),
+    ("unseen=zegclip", "scenes has no unseen 'zegclip'; Known: scenes"),
+    ("train_split=training", "scenes has no split 'training'; did you mean train"),
+    ("evaluation_split=val", "scenes has no split 'val'"),
+    ("checkpointing=yes", "checkpointing must be true or false, not 'yes'"),
+    ("levels=1;2", "levels must be whole numbers, as in 1,2,3, not '1;2'"),
+    ("levels=1,,2", "levels must be whole numbers, as in 1,2,3, not '1,,2'"),
+    ("flip=2", "augment: flip must be a probability from 0 to 1, not 2.0"),
+    ("ratio=2,0.5", "augment: ratio must be .lowest, highest. in this order"),
+    ("scale=128", "augment: scale must be a tuple of two whole numbers of pixels"),
+    ("benchmark=voc20", "cannot set benchmark: it is part of the configuration file"),
+    ("head=otseg", "cannot set head: it is part of the configuration file"),
+])  # fmt: skip
+def test_settings_that_are_refused(setting, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read_train_settings(BASE, [setting], OPTIONS)
+
+
+def test_settings_are_read_by_their_annotations():
+    given = ["rate=1e-2", "levels=1, 2,3", "flip=0", "scale=64,32", "crop=32", "templates=a {}, here", "unseen=scenes",
+             "checkpointing=true", "prompt_blocks=none", "published_batch=none", "evaluation_split=test"]  # fmt: skip
+    config = read_train_settings(BASE, given, OPTIONS)
+    assert (config.rate, config.checkpointing, config.published_batch) == (0.01, True, None)
+    assert (config.augment.flip, config.augment.scale, config.augment.crop) == (0.0, (64, 32), BASE.augment.crop)
+    changed = {"levels": (1, 2, 3), "crop": 32, "templates": ("a {}, here",), "prompt_blocks": None}
+    assert config.options == {**BASE.options, **changed} and config.evaluated == "test"
+    assert BASE.evaluated == "tune" and BASE.rate != 0.01
+
+
+@pytest.mark.parametrize(("fields", "sentence"), [
+    ("rte=1", "TrainConfig has no field 'rte'; did you mean rate"),
+    ("setting='inductive'", "setting inductive needs unseen, the name of a split of classes"),
+    ("options={1: 2}", "options must be a dict from names to values"),
+    ("rate_factors={'clip.': 'small'}", "rate_factors.'clip.'. must be a finite number, not 'small'"),
+    ("rate_factors={'clip.': -1.0}", "rate_factors.'clip.'. is -1.0; it must be at least 0"),
+    ("augment={'flip': 0}", "augment must be Augment"),
+    ("benchmark='voc20'", "benchmark must be EvalConfig, not 'voc20'"),
+    ("iterations='many'", "iterations must be a whole number, not 'many'"),
+])  # fmt: skip
+def test_a_configuration_file_that_is_refused(fields, sentence, tmp_path):
+    known = "benchmark=config", "head='zegclip'", "setting='fully'", "iterations=2000"
+    given = [field for field in known if field.split("=")[0] != fields.split("=")[0]]
+    file = tmp_path / "mine.py"
+    file.write_text("from configs.cfg_scenes import config\nfrom configs.training import TrainConfig\n"
+                    f"config = TrainConfig({', '.join([*given, fields])})\n")  # fmt: skip
+    with pytest.raises(InputError, match=f"mine.py: {sentence}"):
+        load_config(file, TrainConfig)
+
+
+def test_a_configuration_of_another_kind():
+    with pytest.raises(InputError, match="`config` must be TrainConfig"):
+        load_config(FOLDER.parent / "cfg_scenes.py", TrainConfig, FOLDER)
+    fully = load("zegclip_scenes_fully")
+    assert load_config(FOLDER / "zegclip_scenes_fully.py") == fully.benchmark  # where a benchmark is wanted
+    with pytest.raises(NotFound, match="unknown configuration 'zegclip_voc21_fully'; did you mean zegclip_voc20_fully"):
+        load("zegclip_voc21_fully")
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"prompt": 3}, "head zegclip has no option 'prompt'; did you mean prompts"),
+    ({"prompts": "many"}, "prompts must be a whole number, not 'many'"),
+    ({"decoder_heads": 5}, "decoder_heads 5 does not divide the width 128"),
+    ({"prompt_blocks": 6}, "prompt_blocks is 6; choose at most 5: this CLIP has 6 blocks"),
+    ({"image_size": 4}, "image_size 4 is smaller than one patch of 8 pixels"),
+    ({"stride": 65}, "stride"),
+    ({"templates": ("a photo",)}, "template"),
+])  # fmt: skip
+def test_options_that_do_not_fit_the_clip_are_found_without_its_weights(options, sentence, monkeypatch):
+    monkeypatch.setattr("heads.training.plan.load_clip", None)
+    with pytest.raises(InputError, match=sentence):
+        plan_head("zegclip", {**BASE.options, **options}, "mini", BASE.data.classes, BASE.seen, "cpu")
+    with pytest.raises(InputError, match="levels is .1, 9., but the last of this CLIP's 6 blocks is always used"):
+        wrong = {**load("cascade_clip_scenes_fully").options, "levels": (1, 9)}
+        plan_head("cascade_clip", wrong, "mini", BASE.data.classes, BASE.seen, "cpu")
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (("zegclipp", {}, "mini"), "unknown head 'zegclipp'; did you mean zegclip"),
+    (("zegclip", BASE.options, "ViT-B-61"), "unknown CLIP 'ViT-B-61'"),
+    (("zegclip", BASE.options, "mini", "cpu", "fp16"), "fp16 is for inference"),
+    (("zegclip", BASE.options, "mini", "gpu"), "unknown device 'gpu'"),
+])  # fmt: skip
+def test_names_that_do_not_exist(arguments, sentence):
+    head, options, clip, *place = arguments
+    with pytest.raises(InputError, match=sentence):
+        plan_head(head, options, clip, BASE.data.classes, BASE.seen, *(place or ["cpu"]))
