@@ -5,7 +5,9 @@
 # On several machines, run this on each of them, with WORKDIR on a shared disk:
 #     NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the first machine
 #     NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the second machine
+# dist_train.sh is this file for train.py.
 set -euo pipefail
+program=${program:-eval.py}
 
 fail() {
     echo "error: $1" >&2
@@ -20,7 +22,7 @@ check() {
 }
 
 if [ $# -lt 1 ] || [[ $1 == -* ]]; then
-    fail "name a configuration: bash dist_test.sh CONFIG [PROCESSES] [options of eval.py]"
+    fail "name a configuration: bash $(basename "$0") CONFIG [PROCESSES] [options of $program]"
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python}
@@ -43,7 +45,7 @@ address=${MASTER_ADDR:-127.0.0.1}
     fail "MASTER_ADDR: no host '$address' found"
 
 # Report errors in the input once, not once per process.
-"$python" "$here/eval.py" --config "$config" "$@" --check
+"$python" "$here/$program" --config "$config" "$@" --check
 
 # torchrun would limit each process to one thread; divide the cores between them instead.
 cores=$("$python" -c "import os; print(os.cpu_count() or 1)")
@@ -53,4 +55,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m proxyclip.evaluation.launch \
     --nnodes="$((10#$nodes))" --node_rank="$((10#$node))" --nproc_per_node="$processes" \
     --master_addr="$address" --master_port="$((10#$port))" \
-    "$here/eval.py" --config "$config" "$@"
+    "$here/$program" --config "$config" "$@"

@@ -1,0 +1,49 @@
+"""AdamW over everything that a head trains."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from proxyclip.errors import InputError, nearest
+
+
+def trained_parameters(head: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of everything that is trained."""
+    return {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+
+
+def group_parameters(head: nn.Module, rate: float, factors: Mapping[str, float]) -> list[dict]:
+    """Groups of parameters of one rate each, as AdamW takes them; `base` is what a schedule starts from.
+
+    factors: start of a parameter's name -> factor on its rate; the longest one counts. Raises InputError for one that
+    no trained parameter starts with.
+    """
+    parameters = trained_parameters(head)
+    for prefix in factors:
+        if not any(name.startswith(prefix) for name in parameters):
+            known = {name.split(".")[0] for name in parameters}
+            raise InputError(f"rate_factors: no trained parameter starts with {prefix!r}; {nearest(prefix, known)}")
+    groups = {}
+    for name, parameter in parameters.items():
+        prefix = max((prefix for prefix in factors if name.startswith(prefix)), key=len, default=None)
+        base = rate if prefix is None else rate * factors[prefix]
+        groups.setdefault(base, []).append(parameter)
+    return [{"params": members, "base": base} for base, members in groups.items()]
+
+
+def make_optimiser(head: nn.Module, rate: float, weight_decay: float, factors: Mapping[str, float]):
+    """AdamW with one weight decay for all parameters.
+
+    The published configurations ask for none on norms, but through names that never match: norms and biases decay, too.
+    """
+    groups = group_parameters(head, rate, factors)
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=weight_decay, fused=fused)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, rate_of) -> float:
+    """Sets every group's rate to `rate_of(base)`; returns the largest."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate_of(group["base"])
+    return max(group["lr"] for group in optimiser.param_groups)

@@ -1,0 +1,42 @@
+"""The scores of a head while it is trained, by the shared evaluation loop."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from heads.head import TrainableHead
+from proxyclip.evaluation.counting import Settings
+from proxyclip.evaluation.distributed import Ranks
+from proxyclip.evaluation.evaluate import evaluate
+from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.image_io import resize_to
+from proxyclip.vocabulary import Vocabulary
+
+Scores = dict[str, float]
+
+
+def scores_on(
+    samples: Sequence, head: TrainableHead, unseen: Sequence[str], workers: int, batch_windows: int | None, ranks: Ranks
+) -> Callable[[], Scores | None]:
+    """A function that returns the scores of the head as it is, in percent: aAcc and mIoU, or with unseen classes mIoU,
+    pAcc (the same as aAcc), mIoU(S), mIoU(U) and hIoU; None on all ranks but the first.
+
+    samples: see `evaluate`; their classes are those of the head. workers, batch_windows: how much runs at a time.
+    """
+    vocabulary = Vocabulary.parse(head.classes)
+    left_out = [head.classes.index(name) for name in unseen]
+    resize = partial(resize_to, size_for=head.size_for)
+
+    def predict(image, size):
+        return head.predict(image, size, vocabulary, 0.0, batch_windows).labels.cpu().numpy()
+
+    def scores() -> Scores | None:
+        counts = evaluate(predict, samples, len(head.classes), resize, Settings(workers), ranks=ranks)
+        if counts is None:
+            return None
+        confusion = ConfusionMatrix(len(head.classes), counts.matrix)
+        found = confusion.scores()
+        if not left_out:
+            return {"aAcc": found["aAcc"], "mIoU": found["mIoU"]}
+        return {"mIoU": found["mIoU"], **confusion.seen_unseen(left_out)}
+
+    return scores

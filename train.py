@@ -1,0 +1,197 @@
+"""Trains a head on a benchmark.
+
+    python train.py --config configs/heads/zegclip_scenes_inductive.py --workdir runs/zeg
+                                                        on the embedded scenes and CLIP; no network, no downloads
+    python train.py --config zegclip_voc20_inductive --workdir runs/zeg_voc
+    python train.py --config zegclip_voc20_transductive --workdir runs/zeg_voc_st --init-from runs/zeg_voc
+    python train.py --config zegclip_voc20_inductive --workdir runs/zeg_voc --resume       continues an interrupted run
+    python train.py ... --set rate=1e-4 decoder_layers=2                  other settings of the run or of the head
+    bash dist_train.sh zegclip_voc20_inductive 4 --workdir runs/zeg_voc   on four GPUs
+
+WORKDIR gets last.safetensors and best.safetensors (for --checkpoint of the other scripts), state.pt (for --resume),
+train.jsonl, curves.png, and files for TensorBoard if it is installed.
+"""
+
+import argparse
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+
+from configs.arguments import add_device_options, check_numbers, new_parser
+from configs.load import load_config
+from configs.train_overrides import read_train_settings
+from configs.training import TrainConfig
+from proxyclip.errors import InputError, main_guard
+from proxyclip.files import writable_folder
+
+FILES = ("state.pt", "last.safetensors", "best.safetensors", "train.jsonl")
+
+
+def parse(arguments=None) -> argparse.Namespace:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--config", required=True, help="a name in configs/heads/, such as zegclip_voc20_inductive, or a path")
+    add("--workdir", type=Path, required=True, help="folder for checkpoints and logs")
+    add("--iterations", type=int, metavar="N", help="length of the run (default: that of the configuration)")
+    add("--minutes", type=float, metavar="M", help="end after M minutes at the latest; the schedule follows the clock")
+    add("--seed", type=int, metavar="N", help="of weights, data and dropout (default: that of the configuration)")
+    of = "of the configuration (rate, batch, accumulation, unseen, ...), its augmentation, or the head (prompts, ...)"
+    add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
+    add("--resume", action="store_true", help="continue the run in WORKDIR, with the same settings")
+    add("--init-from", type=Path, metavar="CHECKPOINT", help="start from these weights: a WORKDIR or a file")
+    add("--data-root", type=Path, help="folder that contains the datasets (default: $PROXYCLIP_DATA or data/)")
+    add("--checkpoint-clip", type=Path, metavar="FILE", help="weights of the CLIP, instead of a download")
+    add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
+    add_device_options(parser)
+    return parser.parse_args(arguments)
+
+
+@main_guard
+def main(arguments=None) -> None:
+    options = parse(arguments)
+    check_numbers(options, iterations=1, seed=0, workers=0, batch_windows=1)
+    if options.minutes is not None and not 0 < options.minutes <= 1e6:
+        raise InputError(f"--minutes must be above 0 and at most 1000000, not {options.minutes}")
+    config = settings_of(options)
+    planned = plan_of(options, config)
+    samples = [config.data.open(options.data_root, split) for split in (config.train_split, config.evaluated)]
+    start = start_of(options, config, planned)
+    writable_folder(options.workdir)
+    if options.check:
+        check_workdir(options)
+        return
+    from heads.training.step import NotFinite
+    from proxyclip.evaluation.distributed import joined
+    from proxyclip.evaluation.run_lock import run_lock
+
+    # One process per GPU: gradients travel through NCCL, everything else through gloo on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if planned.device.type == "cuda" and options.device in ("auto", "cuda") else "gloo"
+    with joined(backend) as ranks, ExitStack() as held:
+        if ranks.first:
+            held.enter_context(run_lock(options.workdir / ".lock", "a training run", options.workdir))
+            check_workdir(options)
+        try:
+            run(options, config, planned, samples, start, ranks)
+        except NotFinite as error:
+            stop(options, error, ranks)
+
+
+def settings_of(options) -> TrainConfig:
+    """The configuration with all settings of the command line."""
+    from heads import find_head
+
+    config = load_config(options.config, TrainConfig, Path(__file__).parent / "configs" / "heads")
+    own = [f"{name}={value}" for name in ("iterations", "seed") if (value := getattr(options, name)) is not None]
+    return read_train_settings(config, [*options.settings, *own], find_head(config.head).Options)
+
+
+def plan_of(options, config: TrainConfig):
+    from heads.training.plan import plan_head
+    from proxyclip.evaluation.distributed import own_device
+
+    names = config.data.classes, config.seen
+    place = own_device(options.device), options.precision, options.checkpoint_clip
+    return plan_head(config.head, config.options, config.clip, *names, *place)
+
+
+def start_of(options, config: TrainConfig, planned):
+    """The checkpoint of --init-from, or None."""
+    from heads.training.plan import open_start
+
+    if options.init_from:
+        return open_start(options.init_from, planned, config.setting)
+    if config.setting == "transductive" and not options.resume:
+        print("note: without --init-from CHECKPOINT, pseudo labels come from untrained weights", file=sys.stderr)
+    return None
+
+
+def check_workdir(options) -> None:
+    """InputError if the folder holds a run that is not to be continued."""
+    found = [name for name in FILES if (options.workdir / name).exists()]
+    if found and not options.resume:
+        raise InputError(f"{options.workdir} holds a run: --resume continues it, a new one needs another --workdir")
+    if found and FILES[0] not in found:
+        raise InputError(f"{options.workdir} cannot be resumed: its {FILES[0]} is missing")
+
+
+def stop(options, error, ranks) -> None:
+    """Ends a run whose numbers are not finite; this is no invalid input, so the exit code is 1."""
+    if ranks.first:
+        from heads.checkpoint import LAST, read_checkpoint_facts
+
+        iteration = read_checkpoint_facts(options.workdir / LAST).training["iteration"]
+        print(
+            f"error: training stopped in {error}. {options.workdir / LAST} is that of iteration {iteration}: try a "
+            "lower rate, clip_norm=1, or --precision fp32",
+            file=sys.stderr,
+        )
+    else:
+        time.sleep(1)  # the first one tells the reason
+    raise SystemExit(1)
+
+
+def run(options, config: TrainConfig, planned, samples, start, ranks) -> None:
+    """Trains, from the start or from the state in the workdir."""
+    from configs.training_data import training_batches
+    from heads.training.curves import CURVES, write_curves
+    from heads.training.log import LOG
+    from heads.training.loop import train
+    from heads.training.scores import scores_on
+
+    training = begin(options, config, planned, len(samples[0]), start, ranks)
+    if training.progress.finished:
+        print(f"already trained: {options.workdir} holds all {training.progress.iteration} iterations")
+        return
+    workers = workers_of(options, planned.device, ranks)
+    evaluate = scores_on(samples[1], training.head, config.left_out, workers, options.batch_windows, ranks)
+    used = training.progress.iteration * training.images
+    place = planned.options.image_size, used, ranks.rank, ranks.world, workers
+    stream = training_batches(config, samples[0], *place)
+    try:
+        train(training, stream, evaluate)
+    finally:
+        stream.close()
+        if training.log:
+            training.log.close()
+    if ranks.first:
+        write_curves(options.workdir / LOG, options.workdir / CURVES)
+        print(f"written to {options.workdir}: best.safetensors, last.safetensors, {LOG}, {CURVES}")
+
+
+def begin(options, config: TrainConfig, planned, images: int, start, ranks):
+    """The run as it starts, or as it was when its state was saved."""
+    from heads.training.begin import Recipe, begin, describe
+    from heads.training.run import Pace
+    from heads.training.schedule import Schedule
+
+    schedule = taken(Schedule, config, kind=config.schedule, minutes=options.minutes)
+    settings = config.record() | {"minutes": options.minutes, "precision": str(planned.dtype).removeprefix("torch.")}
+    settings["images_per_iteration"] = config.batch * config.accumulation * ranks.world
+    settings["training_images"] = images
+    facts = {"dataset": config.data.name, "setting": config.setting, "unseen": config.unseen}
+    parts = taken(Recipe, config), schedule, taken(Pace, config), options.workdir, settings, facts, ranks
+    training = begin(planned, *parts, options.resume, start)
+    if ranks.first:
+        print(describe(training, images))
+        if config.published_batch not in (None, training.images):
+            print(f"note: published runs have {config.published_batch} images per iteration")
+    return training
+
+
+def taken(parts: type, config: TrainConfig, **others):
+    """A dataclass with all fields that it shares with the configuration."""
+    shared = {entry.name: getattr(config, entry.name) for entry in fields(parts) if hasattr(config, entry.name)}
+    return parts(**shared, **others)
+
+
+def workers_of(options, device, ranks) -> int:
+    """Data-loading processes of this rank."""
+    cores = max(1, (os.cpu_count() or 1) // ranks.per_machine)
+    return options.workers if options.workers is not None else 1 if device.type == "cpu" else min(8, cores)
+
+
+if __name__ == "__main__":
+    main()
