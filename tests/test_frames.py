@@ -12,7 +12,7 @@ from runs import CHANGED, CHANGED_NAME, B, L, run, without
 from configs.published import PUBLISHED
 from proxyclip.errors import NotFound
 from proxyclip.reports import read_runs
-from proxyclip.reports.changes import changes
+from proxyclip.reports.changes import changes, row_name
 from proxyclip.reports.frames import newest, runs_frame
 from proxyclip.reports.run_log import append_run
 
@@ -86,6 +86,14 @@ def test_changed_settings_in_words():
 def test_long_values_that_begin_alike_still_differ():
     short, other = (changes(run(changed={"words": "sky; " * 40 + end})) for end in "ab")
     assert short != other and len(short) < 90
+
+
+def test_trained_weights_have_rows_of_their_own():
+    facts = {"dataset": "voc20", "setting": None, "weights": "1a2b3c"}
+    lines = [run(model="ZegCLIP", trained=facts), run(model="ZegCLIP", trained=facts | {"weights": "4d5e6f"}),
+             run(model="ZegCLIP", trained=facts, changed={"crop": 64}), run(model="ZegCLIP")]  # fmt: skip
+    rows = ["ZegCLIP, voc20 1a2b3c", "ZegCLIP, voc20 4d5e6f", "ZegCLIP, voc20 1a2b3c (crop 64)", "ZegCLIP"]
+    assert [row_name(line) for line in lines] == rows == runs_frame(lines, {})["row"].tolist()
 
 
 def test_newest_runs_come_by_model_standard_ones_first():

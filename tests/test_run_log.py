@@ -38,6 +38,7 @@ LINE = without(run(), "protocol") | {
     "zero_shot": {"zegclip": {"pAcc": 90.0, "mIoU(S)": 80.0, "mIoU(U)": 60.0, "hIoU": 68.57}},
     "skipped": {"a.jpg": "broken"},
     "changed": {"beta": 1.6, "limit": 5},
+    "trained": {"dataset": "voc20", "setting": None, "weights": "1a2b3c"},
     "missing": "x",
     "failed": "y",
     "unknown": 1,

@@ -27,9 +27,13 @@ def changes(run: dict) -> str:
 
 
 def row_name(run: dict) -> str:
-    """The model's name, followed by what the run changed: "ProxyCLIP (beta 1.6, short_side 96)"."""
-    changed = changes(run)
-    return f"{run['model']} ({changed})" if changed else run["model"]
+    """The model's name, followed by what the run changed: "ProxyCLIP (beta 1.6, short_side 96)".
+
+    Trained weights have rows of their own, named after their training and a digest: "ZegCLIP, voc20 inductive 1a2b3c".
+    """
+    changed, trained = changes(run), " ".join(filter(None, (run.get("trained") or {}).values()))
+    name = f"{run['model']}, {trained}" if trained else run["model"]
+    return f"{name} ({changed})" if changed else name
 
 
 def describe(field: str, value) -> str:

@@ -27,7 +27,7 @@ def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.Data
     | column | |
     | --- | --- |
     | dataset, model, clip, vfm | names; vfm is missing (None or NaN) where no vision model is used |
-    | row | the model's name and what the run changed: the name of its row in the tables |
+    | row | the model's name, its training, and what the run changed: the name of its row in the tables |
     | changed | "" for a run of the benchmark's standard protocol, else as "beta 1.6, short_side 96" |
     | standard | whether it is one: only standard runs of a dataset compare with each other and with papers |
     | status | "done", "missing" (the dataset was not there) or "failed"; `note` says why |
@@ -138,8 +138,8 @@ def zero_shot_frame(runs: list[dict], chosen: pd.DataFrame) -> pd.DataFrame:
     """One row per run and set of unseen classes, for the runs in `chosen`."""
     names = ["dataset", *NAMES]
     rows = [
-        {**scores, **own, "split": split}
+        {**scores, **own, "split": split, "setting": (runs[index].get("trained") or {}).get("setting")}
         for index, own in chosen[names].to_dict("index").items()
         for split, scores in runs[index].get("zero_shot", {}).items()
     ]
-    return pd.DataFrame(rows, columns=[*names, "split", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"])
+    return pd.DataFrame(rows, columns=[*names, "split", "setting", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"])

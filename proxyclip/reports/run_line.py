@@ -52,6 +52,11 @@ def is_changed(value) -> bool:
     return value is None or (isinstance(value, dict) and len(value) <= MOST_SETTINGS)
 
 
+def is_training(value) -> bool:
+    """What weights were trained on, as texts; None for a model without training."""
+    return value is None or dict_of(is_text)(value)
+
+
 # Field -> its check. Fields that are not here are ignored.
 CHECKS = {
     "dataset": is_name,
@@ -65,6 +70,7 @@ CHECKS = {
     "per_class": dict_of(is_class),
     "protocol": is_protocol,
     "changed": is_changed,
+    "trained": is_training,
 }
 ABSENT = dict.fromkeys(CHECKS) | {"skipped": {}, "zero_shot": {}, "per_class": {}, "protocol": {}}
 

@@ -23,10 +23,10 @@ def log_entry(
 ) -> dict:
     """The line of one run, as plain JSON values.
 
-    names: dataset, model, clip and vfm. classes: K names in label order. counts: of `evaluate`. unseen: split
-    -> the classes that zero-shot training leaves out. protocol: everything that the scores depend on. changed: field ->
-    value of what this run changed from the standard protocol of its benchmark; {} for a standard run. started:
-    "2026-01-31 12:00:00".
+    names: dataset, model, clip and vfm; of trained weights also trained: the dataset, the setting and a digest, by
+    which tables tell them apart. classes: K names in label order. counts: of `evaluate`. unseen: split -> the classes
+    that zero-shot training leaves out. protocol: everything that the scores depend on. changed: field -> value of what
+    this run changed from the standard protocol of its benchmark; {} for a standard run. started: "2026-01-31 12:00:00".
     """
     confusion = ConfusionMatrix(len(classes), counts.matrix)
     scores = confusion.scores()

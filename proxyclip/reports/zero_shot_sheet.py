@@ -15,7 +15,7 @@ def zero_shot_sheet(sheet, ours: pd.DataFrame, published: dict) -> None:
     header(
         sheet, 1, ["Dataset", "Model", "CLIP", "VFM", "unseen classes of", "setting", *SCORES, "from", "source", "note"]
     )
-    ours = ours.rename(columns={"row": "model"}).assign(setting="–", origin="ours")
+    ours = ours.rename(columns={"row": "model"}).assign(setting=filled(ours["setting"], "–"), origin="ours")
     papers = [printed_row(row) for row in published.get("zero_shot", [])]
     table = pd.DataFrame([*ours.to_dict("records"), *papers])
     order = ordered(set(table["dataset"]))
