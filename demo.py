@@ -4,6 +4,7 @@ python demo.py                                                   a synthetic sce
 python demo.py scene.png --classes "sky, sea; ocean, boat"       commas separate classes, semicolons names of a class
 python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    published models, for photographs
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    local checkpoints
+python demo.py photo.jpg --classes "cat, sofa" --checkpoint runs/zeg_voc                       a trained head
 """
 
 import argparse
@@ -15,7 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import heads
 import proxyclip
+from configs.arguments import add_checkpoint_options, new_parser, with_model
+from configs.trained_as import trained_as
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
 from proxyclip.errors import InputError, main_guard
@@ -41,7 +45,7 @@ TEXT, GAP = 20, 12  # pixels: font size, between panels
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("photo", nargs="?", help="an image file (default: a synthetic scene)")
     parser.add_argument("--classes", metavar="LIST", help='"cat; kitten, grass, sky", or FILE.txt, one class per line')
     parser.add_argument("--preset", help="pair of models (default: mini, the embedded one); --list shows all")
@@ -50,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP weights, instead of a download")
     parser.add_argument("--checkpoint-vfm", metavar="FILE", help="VFM weights, instead of a download")
     parser.add_argument("--method", help="proxyclip (default), maskclip or clip")
+    add_checkpoint_options(parser)
     parser.add_argument("--threshold", type=float, default=0.0, help="pixels below this probability get class 0")
     parser.add_argument(
         "--heatmap", metavar="CLASS", action="append", default=[], help="also write this probability map"
@@ -63,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", help="fp32, bf16, fp16 or auto (default)")
     parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
-    return parser.parse_args()
+    return with_model(parser.parse_args(), preset=None, method=None, vfm=None, checkpoint_vfm=None)
 
 
 @main_guard
@@ -75,13 +80,15 @@ def main() -> None:
         return
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
     if options.photo is None:
-        if options.classes or options.heatmap or chosen.keys() - {"device", "precision"}:
+        if options.classes or options.heatmap or options.checkpoint or chosen.keys() - {"device", "precision"}:
             raise InputError(
                 "these options need an image: without one, the demo runs the embedded models on a synthetic scene"
             )
         show_scene(writable_folder(options.out), chosen)
         return
-    if not chosen.keys() & MODELS:
+    if options.checkpoint:
+        planned = heads.plan(options.checkpoint, **trained_as(options.train_config), **chosen)
+    elif not chosen.keys() & MODELS:
         chosen["preset"] = "mini"
     elif not {"clip", "vfm"} <= chosen.keys():
         chosen.setdefault("preset", PRESET)
@@ -103,7 +110,7 @@ def main() -> None:
             f"the embedded models know synthetic scenes only; for photographs use --preset {PRESET} (0.9 GB download)"
         )
     started = time.perf_counter()
-    model = proxyclip.load(**chosen)
+    model = planned.build() if options.checkpoint else proxyclip.load(**chosen)
     loaded = time.perf_counter()
     result = model.segment(image, vocabulary.classes, threshold=options.threshold, probabilities=heatmaps)
     finished = time.perf_counter()

@@ -3,6 +3,7 @@
     python eval.py --config cfg_voc20.py                             the paper's model on Pascal VOC
     python eval.py --config cfg_scenes.py --model mini               the embedded models; no network, no downloads
     python eval.py --config cfg_voc20.py --method maskclip           another method under the same protocol
+    python eval.py --config cfg_voc20.py --checkpoint runs/zeg_voc   a trained head, under the protocol of its training
     python eval.py --config cfg_voc20.py --set beta=1.4              another setting of the model or the protocol
     python eval.py --config cfg_voc20.py --resume                    continues an interrupted run
     bash dist_test.sh cfg_voc20.py 8                                 on eight GPUs
@@ -11,27 +12,26 @@ Prints the scores and appends them as one line to WORKDIR/results.jsonl, from wh
 """
 
 import argparse
-import os
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from configs.arguments import add_data_options, add_device_options, check_numbers, new_parser
-from configs.base import EvalConfig
+from configs.arguments import (
+    add_checkpoint_options,
+    add_data_options,
+    add_device_options,
+    check_numbers,
+    new_parser,
+    with_model,
+)
+from configs.benchmark_run import Run, evaluate, print_finished, record
 from configs.load import load_config
 from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
-from configs.published import PUBLISHED
-from proxyclip.errors import InputError, main_guard
-from proxyclip.evaluation.partial_counts import Progress
-from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
-from proxyclip.files import writable_file, writable_folder, write_json
-from proxyclip.image_io import resize_to
-from proxyclip.reports.run_log import append_run, find_run, log_entry, read_log
-from proxyclip.reports.summary import format_run
+from configs.trained_as import trained_as
+from proxyclip.errors import main_guard
+from proxyclip.files import writable_file, writable_folder
+from proxyclip.reports.run_log import find_run
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -39,8 +39,9 @@ def parse(arguments=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", required=True, help="a name in configs/, such as cfg_voc20.py, or a path")
-    add("--model", default="vitb16-dino", help="a preset (default: vitb16-dino, the paper's)")
-    add("--method", default="proxyclip", help="proxyclip (default), maskclip or clip")
+    add("--model", help="a preset (default: vitb16-dino, the paper's)")
+    add("--method", help="proxyclip (default), maskclip or clip")
+    add_checkpoint_options(parser)
     of = "of the protocol (short_side, split, words, ...) or of the model (beta, templates, clip, ...)"
     add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
     add_data_options(parser)
@@ -54,14 +55,14 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="also write this run's line of results.jsonl to FILE")
     add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
     add_device_options(parser)
-    return parser.parse_args(arguments)
+    return with_model(parser.parse_args(arguments), model="vitb16-dino", method="proxyclip")
 
 
 @main_guard
 def main(arguments=None) -> None:
     options = parse(arguments)
     check_numbers(options, limit=1, batch_windows=1, workers=0)
-    overrides = read_overrides(load_config(options.config), options.settings, options.method)
+    overrides = overrides_of(options)
     data, split = overrides.config.data, overrides.config.split
     samples = data.open(options.data_root, split, allow_missing=options.skip_bad)
     with warnings.catch_warnings():
@@ -89,41 +90,29 @@ def main(arguments=None) -> None:
             record(run, counts, started)
 
 
-@dataclass
-class Run:
-    """A model and a benchmark, ready to evaluate."""
+def overrides_of(options) -> Overrides:
+    config = load_config(options.config)
+    if options.checkpoint is None:
+        return read_overrides(config, options.settings, options.method)
+    import heads  # here: errors found above do not wait for torch
 
-    options: argparse.Namespace
-    config: EvalConfig
-    model: "proxyclip.Segmentor"  # noqa: F821  (imported with torch, once the command line is checked)
-    samples: Sequence
-    vocabulary: Vocabulary
-    ranks: "proxyclip.evaluation.distributed.Ranks"  # noqa: F821
-    protocol: dict
-    changed: dict
-
-    def __post_init__(self):
-        self.names = {"dataset": self.config.data.name, "model": self.model.method}
-        self.names |= {key: self.model.settings()[key] for key in ("clip", "vfm")}
-        self.log = self.options.workdir / "results.jsonl"
-        self.resize = partial(resize_to, size_for=self.model.size_for)  # what is sent to the workers
-        self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
-
-    def predict(self, image, size):
-        """(3, h, w) RGB in [0, 1] and (H, W) -> labels (H, W), integers."""
-        threshold, batch_windows = self.config.threshold or 0.0, self.options.batch_windows
-        return self.model.predict(image, size, self.vocabulary, threshold, batch_windows).labels.cpu().numpy()
+    head = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).facts.head
+    return read_overrides(config, options.settings, head, heads.find_head(head).Options)
 
 
 def plan_of(options, overrides: Overrides, standard: bool = False):
-    """The model to load; standard: the one that the benchmark and the preset alone would load."""
+    """The model to load; standard: the one that the benchmark and the preset or checkpoint alone would load."""
+    import heads
     from proxyclip.build import plan
     from proxyclip.evaluation.distributed import own_device
 
     device, chosen, precision = own_device(options.device), overrides.model, options.precision
     if standard:
-        chosen = {name: chosen[name] for name in ("clip", "vfm") if name in chosen}
+        chosen = {name: chosen[name] for name in ("clip", "vfm", "checkpoint_clip") if name in chosen}
         precision = "auto"
+    if options.checkpoint is not None:
+        chosen = trained_as(options.train_config) | chosen | {"benchmark": overrides.config.data.classes}
+        return heads.plan(options.checkpoint, **chosen, device=device, precision=precision)
     sizes = (overrides.standard if standard else overrides.config).model_options
     return plan(options.model, method=options.method, **sizes | chosen, device=device, precision=precision)
 
@@ -133,67 +122,9 @@ def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabular
     protocol = protocol_of(options.config, overrides.config, model, samples, options.limit)
     standard = plan_of(options, overrides, standard=True)
     changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"])
-    return Run(options, overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed)
-
-
-def print_finished(run: Run, line: dict) -> None:
-    print(format_run(line, PUBLISHED))
-    print(f"already evaluated on {line.get('started')}: see {run.log}")
-    if run.options.json:
-        write_json(run.options.json, line)
-    if run.options.show_dir or run.options.save_predictions or run.options.report:
-        print("note: panels, predictions and reports are written during evaluation: run without --resume to get them")
-
-
-def evaluate(run: Run):
-    """The counts of all images on rank 0, None on the others."""
-    from proxyclip.evaluation.evaluate import Settings, evaluate
-
-    options, data = run.options, run.config.data
-    predictions = options.workdir / "predictions" / run.folder if options.save_predictions else None
-    panels = options.show_dir / run.folder if options.show_dir else None
-    writer = PredictionWriter(data.classes, data.colours, predictions, panels) if predictions or panels else None
-    cores = max(1, (os.cpu_count() or 1) // run.ranks.per_machine)
-    workers = options.workers if options.workers is not None else 1 if run.model.device.type == "cpu" else min(8, cores)
-    return evaluate(
-        run.predict,
-        run.samples,
-        len(data.classes),
-        run.resize,
-        Settings(workers, options.skip_bad, writer=writer),
-        Progress(options.workdir, run.protocol),
-        "resume" if options.resume else "restart" if options.restart else "refuse",
-        options.limit,
-        run.ranks,
-        data.name,
-    )
-
-
-def record(run: Run, counts, started: str) -> None:
-    """Prints the scores, appends them to the log, writes the workbook and, on request, the report."""
-    from proxyclip.reports.workbook import render
-
-    data = run.config.data
-    if not counts.images:
-        raise InputError(f"{data.name}: none of {len(counts.skipped)} images could be used")
-    line = log_entry(run.names, data.classes, counts, data.unseen, run.protocol, run.changed, started)
-    try:
-        append_run(run.log, line)
-    finally:  # a full disk, or an output that nobody reads, costs one of the two at most
-        print("\n" + format_run(line, PUBLISHED))
-    if run.options.json:
-        write_json(run.options.json, line)
-    Progress(run.options.workdir, run.protocol).clear()
-    lines, notes = read_log(run.log)
-    print(*(f"note: {note}" for note in notes), sep="\n", end="\n" if notes else "")
-    render(lines, run.log.with_suffix(".xlsx"), PUBLISHED)
-    print(f"written to {run.log} and {run.log.with_suffix('.xlsx')}")
-    if run.options.report:
-        from proxyclip.reports.html_report import write_report
-
-        folder = run.options.report / run.folder
-        page = write_report(folder, line, counts, run.samples, data.colours, run.predict, run.resize, PUBLISHED)
-        print(f"report: {page}")
+    stored = None if options.checkpoint is None else planned.checkpoint
+    parts = overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed, stored
+    return Run(options, *parts)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     python eval_all.py --configs cfg_voc20 cfg_ade20k --gpus 8       two benchmarks, each on eight GPUs
     python eval_all.py --resume                                      continues an interrupted run
     python eval_all.py --methods proxyclip maskclip clip             a method and its baselines
+    python eval_all.py --checkpoints runs/zeg_voc runs/otseg_voc     trained heads
     python eval_all.py -- --set beta=1.4 --skip-bad                  options after -- are passed to eval.py
     python eval_all.py --render                                      only writes the workbook again
 
@@ -14,24 +15,21 @@ WORKDIR/results.xlsx, which is complete after every run.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 from configs.arguments import add_data_options, check_numbers, new_parser
 from configs.load import find_config, load_config, names
+from configs.outcomes import Outcome, Task, table
 from configs.published import PUBLISHED
-from datasets.segmentation import ROOT_HINT
-from proxyclip.errors import NotFound, main_guard
+from configs.trained_as import trained_as
+from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.methods import find_method, method_names
 from proxyclip.presets import find_preset, recorded_name
 from proxyclip.reports.run_log import append_run, parse_run, read_log
-from proxyclip.reports.summary import format_score
 from proxyclip.reports.workbook import render
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +40,9 @@ def parse(arguments=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on the synthetic scenes)")
-    add("--methods", nargs="+", default=["proxyclip"], help=f"of {', '.join(method_names())} (default: proxyclip)")
+    add("--methods", nargs="+", help=f"of presets: {', '.join(method_names())} (default: proxyclip)")
+    add("--checkpoints", nargs="+", help="trained heads: see --checkpoint of eval.py; alone, they replace the presets")
+    add("--train-config", metavar="NAME", help="of the published checkpoints among them: see eval.py")
     add("--configs", nargs="+", help="benchmarks (default: all)")
     add_data_options(parser)
     add("--resume", action="store_true", help="skip finished runs and continue interrupted ones")
@@ -50,22 +50,6 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--render", action="store_true", help="only write the workbook again, without evaluating")
     add("more", nargs="*", help="options for eval.py, after --")
     return parser.parse_args(arguments)
-
-
-class Task(NamedTuple):
-    """One evaluation: a preset, a method, and the configuration file of a benchmark."""
-
-    model: str
-    method: str
-    config: Path
-
-
-class Outcome(NamedTuple):
-    """The outcome of a task: "done", "missing" or "failed"; the line of its run, or the reason why there is none."""
-
-    what: str
-    run: dict | None = None
-    why: str = ""
 
 
 @main_guard
@@ -89,16 +73,31 @@ def main(arguments=None) -> None:
 
 
 def tasks_of(options) -> list[Task]:
-    """All models with all methods on all benchmarks, each once; the embedded model and its scenes meet each other only,
-    unless named. Unknown names are refused here."""
-    models = list(dict.fromkeys(options.models or ["vitb16-dino"]))
+    """All models with all methods, and all checkpoints, on all benchmarks, each once; the embedded models and their
+    scenes meet each other only, unless named. Unknown names are refused here."""
+    if options.checkpoints is None and options.train_config is not None:
+        raise InputError("--train-config describes --checkpoints: name some")
+    if options.checkpoints and options.methods and not options.models:
+        raise InputError("--methods is for --models, which --checkpoints replace: name both, or no methods")
     configs = options.configs or [name for name in names() if name != EMBEDDED_CONFIG]
-    pairs = [(model, config) for model in models for config in dict.fromkeys(map(find_config, configs))]
-    if not options.configs and not options.models:
-        pairs.append((EMBEDDED_MODEL, find_config(EMBEDDED_CONFIG)))
-    tasks = [Task(model, method, config) for model, config in pairs for method in dict.fromkeys(options.methods)]
+    benchmarks, scenes = list(dict.fromkeys(map(find_config, configs))), find_config(EMBEDDED_CONFIG)
+    tasks = []
+    if options.models or not options.checkpoints:
+        pairs = [(model, config) for model in dict.fromkeys(options.models or ["vitb16-dino"]) for config in benchmarks]
+        if not options.configs and not options.models:
+            pairs.append((EMBEDDED_MODEL, scenes))
+        methods = dict.fromkeys(options.methods or ["proxyclip"])
+        tasks += [Task(model, method, config) for model, config in pairs for method in methods]
     for task in tasks:
-        find_preset(task.model), find_method(task.method), load_config(task.config)
+        find_preset(task.model), find_method(task.method)
+    for path in dict.fromkeys(options.checkpoints or []):
+        import heads  # here: it waits for torch
+
+        stored = heads.open_checkpoint(path, **trained_as(options.train_config))
+        embedded = not options.configs and stored.facts.clip == recorded_name(find_preset(EMBEDDED_MODEL).clip)
+        tasks += [Task(path, stored.facts.head, config, stored) for config in ([scenes] if embedded else benchmarks)]
+    for task in tasks:
+        load_config(task.config)
     return tasks
 
 
@@ -124,7 +123,11 @@ def command(options, task: Task) -> list[str]:
     start = [sys.executable, str(HERE / "eval.py"), "--config", str(task.config)]
     if options.gpus > 1:
         start = ["bash", str(HERE / "dist_test.sh"), str(task.config), str(options.gpus)]
-    command = [*start, "--model", task.model, "--method", task.method, "--workdir", str(options.workdir)]
+    model = ["--model", task.model, "--method", task.method]
+    if task.stored:
+        training = ["--train-config", options.train_config] if options.train_config else []
+        model = ["--checkpoint", task.model, *training]
+    command = [*start, *model, "--workdir", str(options.workdir)]
     command += ["--data-root", str(options.data_root)] if options.data_root else []
     command += ["--limit", str(options.limit)] if options.limit else []
     return command + ["--resume"] * options.resume + options.more
@@ -146,13 +149,24 @@ def watched(command: list[str]) -> tuple[int, str]:
 
 def note(options, task: Task, dataset: str, what: str, why: str) -> None:
     """Appends a line for a task without scores to results.jsonl, under the names its run would have had; once."""
-    log, preset, method = options.workdir / "results.jsonl", find_preset(task.model), find_method(task.method)
-    clip, vfm = recorded_name(preset.clip), recorded_name(preset.vfm) if method.NEEDS_VFM else None
+    log = options.workdir / "results.jsonl"
     changed = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
     changed |= {"limit": options.limit} if options.limit else {}
-    line = {"dataset": dataset, "model": method.Method.method, "clip": clip, "vfm": vfm, "changed": changed, what: why}
+    line = {"dataset": dataset, **names_of(task), "changed": changed, what: why}
     if not any(line.items() <= earlier.items() for earlier in read_log(log)[0]):
         append_run(log, line)
+
+
+def names_of(task: Task) -> dict:
+    """The names that the run of a task has in tables."""
+    if task.stored:
+        from heads import find_head
+
+        model, facts = find_head(task.method).Head.method, task.stored.facts
+        return {"model": model, "clip": facts.clip, "vfm": None, "trained": task.stored.trained}
+    preset, method = find_preset(task.model), find_method(task.method)
+    vfm = recorded_name(preset.vfm) if method.NEEDS_VFM else None
+    return {"model": method.Method.method, "clip": recorded_name(preset.clip), "vfm": vfm}
 
 
 def write_workbook(log: Path) -> None:
@@ -161,31 +175,6 @@ def write_workbook(log: Path) -> None:
     for text in notes:
         print(f"note: {text}")
     render(lines, log.with_suffix(".xlsx"), PUBLISHED)
-
-
-def table(outcomes: list[tuple[Task, Outcome]]) -> str:
-    """One line per task; below, each reason for a missing or failed one, once, and what to do."""
-    lines = [f"{'model':<16}{'method':<12}{'benchmark':<22}{'mIoU':>8}{'aAcc':>8}{'images':>8}"]
-    reasons: dict[str, list[str]] = {}
-    for task, (what, run, why) in outcomes:
-        figures = f"{what:>8}"
-        if run:
-            figures = f"{format_score(run['mIoU']):>8}{format_score(run['aAcc']):>8}{run['images']:>8}"
-        lines.append(f"{task.model:<16}{task.method:<12}{task.config.stem:<22}{figures}")
-        if why:
-            reasons.setdefault(f"{what}: {why}", []).append(task.config.stem)
-    for reason, found in reasons.items():
-        lines += ["", *wrapped(f"{', '.join(dict.fromkeys(found))} {reason.removesuffix(ROOT_HINT).strip()}")]
-    if any(reason.endswith(ROOT_HINT) for reason in reasons):
-        lines += ["", f"{ROOT_HINT}."]
-    return "\n".join(lines)
-
-
-def wrapped(text: str) -> list[str]:
-    """Lines of at most 110 characters; commands are not broken, so that they can be pasted."""
-    whole = re.sub(r"python -m \S+ \S+", lambda command: command[0].replace(" ", "\0"), text)
-    lines = textwrap.wrap(whole, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-    return [line.replace("\0", " ") for line in lines]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from configs.base import EvalConfig
+from configs.base import MODEL_FIELDS, EvalConfig
 from configs.class_file import read_words
 from proxyclip.errors import InputError, nearest
 from proxyclip.options import parse_option
@@ -29,13 +29,16 @@ class Overrides:
     words: str | None = None
 
 
-def read_overrides(config: EvalConfig, settings: Sequence[str], method: str) -> Overrides:
+def read_overrides(config: EvalConfig, settings: Sequence[str], method: str, options: type | None = None) -> Overrides:
     """From ["short_side=448", "threshold=none", "words=my_classes.txt", "beta=1.4", "clip=ViT-L-14:openai"].
 
     A value is read by its field's annotation. `words` is a class file for the dataset: its lines become the prompts.
+    method: the name of a method, or with its options that of a trained head. A head has its own sizes, which those of
+    the benchmark do not replace, and uses the names of the classes, not its prompts.
     Raises InputError for an unknown field, naming the nearest one, and for a value of another type.
     """
-    own = [entry.name for entry in fields(EvalConfig) if entry.name not in ("data", "prompts")]
+    others = ("data", "prompts") if options is None else ("data", "prompts", *MODEL_FIELDS)
+    own = [entry.name for entry in fields(EvalConfig) if entry.name not in others]
     changes, model, words = {}, {}, None
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -45,21 +48,23 @@ def read_overrides(config: EvalConfig, settings: Sequence[str], method: str) -> 
             changes[key] = parse_option(EvalConfig, key, value)
         elif key in MODELS:
             model[key] = value if MODELS[key] is str else parse_option(MODELS, key, value)
+        elif key == "words" and options is not None:
+            raise InputError(f"cannot set words={value}: {method} uses the names of the classes, not other words")
         elif key == "words":
             words, classes = value, config.data.classes
             changes["prompts"] = dict(zip(classes, read_words(value, len(classes)), strict=True))
             if config.background == "threshold":  # the file says what the background is, too
                 changes.setdefault("background", "vocabulary")
         else:
-            model[key] = read_option(key, value, method, [*own, *MODELS, "words"])
+            model[key] = read_option(key, value, method, options, [*own, *MODELS, "words"])
     return Overrides(config, replace(config, **changes), model, words)
 
 
-def read_option(key: str, value: str, method: str, others: list[str]):
+def read_option(key: str, value: str, method: str, options: type | None, others: list[str]):
     """The value of an option of the method."""
     from proxyclip.methods import find_method  # here: only these options need torch
 
-    options = find_method(method).Options
+    options = options or find_method(method).Options
     known = [entry.name for entry in fields(options)]
     if key not in known:
         raise InputError(

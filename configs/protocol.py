@@ -11,6 +11,8 @@ from pathlib import Path
 from configs.load import find_config
 from configs.overrides import Overrides
 
+FILES = ("checkpoint_clip", "checkpoint_vfm", "text_embeddings")  # choices that are files
+
 
 def protocol_of(config_name: str, config, model, samples, limit: int | None) -> dict:
     """Everything that scores depend on. A run can only be resumed, or compared with another, if all of it agrees."""
@@ -40,8 +42,8 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
 def changes(overrides: Overrides, used, standard, limit: int | None, weights: str = "") -> dict:
     """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
 
-    used, standard: the model's `Plan` for this run, and for the benchmark and the preset alone. Another CLIP or VFM is
-    not a change, because tables name both. weights: their fingerprint, to distinguish files with the same name.
+    used, standard: the model's `Plan` for this run, and for the benchmark and the preset or checkpoint alone. Another
+    CLIP or VFM is not a change, because tables name both. weights: their fingerprint, to distinguish files of one name.
     """
     found = {}
     for name in ("split", "background", "threshold"):
@@ -53,17 +55,34 @@ def changes(overrides: Overrides, used, standard, limit: int | None, weights: st
     for name, value in asdict(used.options).items():
         if value != expected[name]:
             found[name] = list(value) if isinstance(value, tuple) else value
-    for name in ("checkpoint_clip", "checkpoint_vfm"):
-        if file := getattr(used, name):
+    for name in FILES:
+        if (file := found.get(name) or getattr(used, name, None)) is not None:
             found[name] = f"{Path(file).name} {weights[:6]}".strip()
-    for name in ("vfm_features", "vfm_layer"):
-        if (value := getattr(used, name)) != getattr(standard, name):
+    for name in ("vfm_features", "vfm_layer"):  # a head has neither
+        if (value := getattr(used, name, None)) != getattr(standard, name, None):
             found[name] = value
     if used.dtype != standard.dtype:
         found["precision"] = str(used.dtype).removeprefix("torch.")
     if limit is not None:
         found["limit"] = limit
     return found
+
+
+def unseen_classes(data, facts=None) -> dict[str, tuple[str, ...]]:
+    """Name of a split -> the unseen classes that scores are averaged over.
+
+    facts: of a head's training, if it is one. Its own unseen classes count, under the dataset's name for them if it has
+    one, else as "checkpoint"; on another dataset, none. Where training had all labels, the dataset's splits count.
+    """
+    if facts is None:
+        return data.unseen
+    if {*facts.classes} != {*data.classes}:
+        return {}
+    left_out = tuple(name for name in data.classes if name not in facts.seen)
+    if not left_out:
+        own = facts.training.get("unseen")
+        return {own: data.unseen[own]} if own in data.unseen else data.unseen
+    return {name: names for name, names in data.unseen.items() if {*names} == {*left_out}} or {"checkpoint": left_out}
 
 
 def digest(lines) -> str:

@@ -11,6 +11,7 @@ from fake_benchmark import Samples, predict
 from PIL import Image
 
 import eval as eval_script
+from configs import benchmark_run
 from configs.load import load_config
 from configs.overrides import Overrides
 from configs.protocol import changes, protocol_of
@@ -146,7 +147,7 @@ def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
     monkeypatch.setattr(Segmentor, "predict", lambda *given: batches.append(given[-1]) or predict(*given))
     writers = []
-    monkeypatch.setattr(eval_script, "PredictionWriter", lambda *given: writers.append(given))
+    monkeypatch.setattr(benchmark_run, "PredictionWriter", lambda *given: writers.append(given))
     arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"
     eval_script.main([*arguments.split(), "--save-predictions", "--workdir", str(tmp_path), "--set", "split=tune"])
     ((_, samples, classes, _, chosen, _, resume, limit, _, name),) = runs

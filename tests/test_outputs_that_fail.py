@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import eval as eval_script
+from configs import benchmark_run
 from proxyclip.errors import InputError
 
 HERE = Path(__file__).resolve().parents[1]
@@ -35,7 +36,7 @@ def test_scores_that_cannot_be_printed_are_in_the_log(tmp_path, evaluate, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(eval_script, "format_run", full)
+    monkeypatch.setattr(benchmark_run, "format_run", full)
     with pytest.raises(SystemExit):
         evaluate()
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
@@ -46,7 +47,7 @@ def test_scores_that_cannot_be_logged_are_printed(tmp_path, evaluate, monkeypatc
     def full(*_):
         raise InputError("the result cannot be written")
 
-    monkeypatch.setattr(eval_script, "append_run", full)
+    monkeypatch.setattr(benchmark_run, "append_run", full)
     with pytest.raises(SystemExit):
         evaluate()
     assert "mIoU" in capsys.readouterr().out

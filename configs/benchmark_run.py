@@ -1,0 +1,108 @@
+"""A model on a benchmark: its evaluation, and everything that is printed and written about it."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from configs.base import EvalConfig
+from configs.protocol import unseen_classes
+from configs.published import PUBLISHED
+from proxyclip.errors import InputError
+from proxyclip.evaluation.partial_counts import Progress
+from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
+from proxyclip.files import write_json
+from proxyclip.image_io import resize_to
+from proxyclip.reports.run_log import append_run, log_entry, read_log
+from proxyclip.reports.summary import format_run
+from proxyclip.vocabulary import Vocabulary
+
+
+@dataclass
+class Run:
+    """A model and a benchmark, ready to evaluate."""
+
+    options: argparse.Namespace
+    config: EvalConfig
+    model: "proxyclip.Segmentor"  # noqa: F821  (imported with torch, once the command line is checked)
+    samples: Sequence
+    vocabulary: Vocabulary
+    ranks: "proxyclip.evaluation.distributed.Ranks"  # noqa: F821
+    protocol: dict
+    changed: dict
+    stored: "heads.facts.StoredHead | None" = None  # noqa: F821  (the file of a trained head)
+
+    def __post_init__(self):
+        self.names = {"dataset": self.config.data.name, "model": self.model.method}
+        self.names |= {key: self.model.settings()[key] for key in ("clip", "vfm")}
+        self.log = self.options.workdir / "results.jsonl"
+        self.resize = partial(resize_to, size_for=self.model.size_for)  # what is sent to the workers
+        self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
+
+    def predict(self, image, size):
+        """(3, h, w) RGB in [0, 1] and (H, W) -> labels (H, W), integers."""
+        threshold, batch_windows = self.config.threshold or 0.0, self.options.batch_windows
+        return self.model.predict(image, size, self.vocabulary, threshold, batch_windows).labels.cpu().numpy()
+
+
+def print_finished(run: Run, line: dict) -> None:
+    print(format_run(line, PUBLISHED))
+    print(f"already evaluated on {line.get('started')}: see {run.log}")
+    if run.options.json:
+        write_json(run.options.json, line)
+    if run.options.show_dir or run.options.save_predictions or run.options.report:
+        print("note: panels, predictions and reports are written during evaluation: run without --resume to get them")
+
+
+def evaluate(run: Run):
+    """The counts of all images on rank 0, None on the others."""
+    from proxyclip.evaluation.evaluate import Settings, evaluate
+
+    options, data = run.options, run.config.data
+    predictions = options.workdir / "predictions" / run.folder if options.save_predictions else None
+    panels = options.show_dir / run.folder if options.show_dir else None
+    writer = PredictionWriter(data.classes, data.colours, predictions, panels) if predictions or panels else None
+    cores = max(1, (os.cpu_count() or 1) // run.ranks.per_machine)
+    workers = options.workers if options.workers is not None else 1 if run.model.device.type == "cpu" else min(8, cores)
+    return evaluate(
+        run.predict,
+        run.samples,
+        len(data.classes),
+        run.resize,
+        Settings(workers, options.skip_bad, writer=writer),
+        Progress(options.workdir, run.protocol),
+        "resume" if options.resume else "restart" if options.restart else "refuse",
+        options.limit,
+        run.ranks,
+        data.name,
+    )
+
+
+def record(run: Run, counts, started: str) -> None:
+    """Prints the scores, appends them to the log, writes the workbook and, on request, the report."""
+    from proxyclip.reports.workbook import render
+
+    data = run.config.data
+    if not counts.images:
+        raise InputError(f"{data.name}: none of {len(counts.skipped)} images could be used")
+    names = run.names | ({"trained": run.stored.trained} if run.stored else {})
+    unseen = unseen_classes(data, run.stored and run.stored.facts)
+    line = log_entry(names, data.classes, counts, unseen, run.protocol, run.changed, started)
+    try:
+        append_run(run.log, line)
+    finally:  # a full disk, or an output that nobody reads, costs one of the two at most
+        print("\n" + format_run(line, PUBLISHED))
+    if run.options.json:
+        write_json(run.options.json, line)
+    Progress(run.options.workdir, run.protocol).clear()
+    lines, notes = read_log(run.log)
+    print(*(f"note: {note}" for note in notes), sep="\n", end="\n" if notes else "")
+    render(lines, run.log.with_suffix(".xlsx"), PUBLISHED)
+    print(f"written to {run.log} and {run.log.with_suffix('.xlsx')}")
+    if run.options.report:
+        from proxyclip.reports.html_report import write_report
+
+        folder = run.options.report / run.folder
+        page = write_report(folder, line, counts, run.samples, data.colours, run.predict, run.resize, PUBLISHED)
+        print(f"report: {page}")
