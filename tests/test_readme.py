@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from configs.load import load_config, names
+from configs.training import TrainConfig
 from datasets.prepare.__main__ import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,3 +66,13 @@ def test_every_option_that_is_named_exists():
     for script, options in (call.groups() for call in calls):
         for option in re.findall(r"--[\w-]+", options):
             assert f'"{option}"' in (ROOT / script).read_text() + shared, (script, option)
+
+
+def test_the_training_run_of_ones_own(tmp_path):
+    (block,) = re.findall(
+        r'```python\n("""ZegCLIP on photographs.*?)```', (ROOT / "docs" / "training.md").read_text(), re.S
+    )
+    (tmp_path / "train_garden.py").write_text(block)
+    config = load_config(tmp_path / "train_garden.py", TrainConfig)
+    assert config.seen == ("lawn", "hedge", "path") and config.known == config.seen
+    assert load_config(tmp_path / "train_garden.py") == config.benchmark
