@@ -65,7 +65,7 @@ def test_arrows_point_down():
     files and images of the engine; the engine knows nothing else of ours."""
     scripts = {name for name, file in OURS.items() if file.parent == ROOT}
     assert {"eval", "eval_all", "demo", "doctor"} <= scripts
-    engine_of_datasets = {"errors", "files", "image_io", "progress_bar", "vocabulary"}
+    engine_of_datasets = {"errors", "files", "image_io", "progress_bar", "vocabulary", "workers"}
     for name, file in OURS.items():
         found = imports(file)
         rooms = {other.partition(".")[0] for other in found}
