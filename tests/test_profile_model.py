@@ -26,7 +26,7 @@ def test_a_configuration_of_a_head(capsys):
     found = run(capsys, "zegclip_scenes_inductive", "--precision", "bf16")
     assert found["model"] == "zegclip_scenes_inductive: ZegCLIP, mini-clip"  # whose weights are there
     assert ", bfloat16; " in found["machine"]
-    assert found["image"] == "128x128 pixels, 9 windows, 24 classes"
+    assert found["image"] == "192x192 pixels, 25 windows, 24 classes"
     assert re.fullmatch(r"2\.\d\d M, of which 0\.\d\d M are trained", found["parameters"])
     once, half = map(float, re.fullmatch(r"([\d.]+) GFLOPs; ([\d.]+) with .* as one", found["operations"]).groups())
     assert once > 1 and half == pytest.approx(once / 2, abs=0.11)
