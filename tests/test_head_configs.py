@@ -157,7 +157,7 @@ def test_published_values(name):
 
 
 def test_templates_of_the_published_text_embeddings():
-    """As listed beside the published files."""
+    """As listed with the published files."""
     options = {name: options_of(load(f"{name}_inductive")) for name in ("zegclip_coco_stuff164k", "otseg_voc20")}
     fifteen = options["zegclip_coco_stuff164k"].templates
     assert (
