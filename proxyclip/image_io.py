@@ -169,17 +169,16 @@ def scaled_size(height: int, width: int, short_side: int, long_side: int = 2048)
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 -> (h, w, 3) uint8, bilinear, by OpenCV, as in the published runs."""
+def resize(image: np.ndarray, size: tuple[int, int], antialias: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 -> (h, w, 3) uint8, bilinear, by OpenCV as mmsegmentation, or by Pillow as detectron2."""
+    if antialias:
+        return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def resize_to(image: np.ndarray, size_for) -> np.ndarray:
-    """(H, W, 3) uint8 -> (h, w, 3) uint8 where (h, w) = size_for(H, W), as by `resize`.
-
-    `functools.partial(resize_to, size_for=...)` can be pickled, for worker processes, if `size_for` can.
-    """
-    return resize(image, size_for(*image.shape[:2]))
+def resize_to(image: np.ndarray, size_for, antialias: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 -> (h, w, 3) uint8 where (h, w) = size_for(H, W), as by `resize`; see `Segmentor.resize`."""
+    return resize(image, size_for(*image.shape[:2]), antialias)
 
 
 def to_tensor(image: np.ndarray):

@@ -6,7 +6,7 @@ Shapes: Q queries, R rows and C columns of the scores of all windows, H × W the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from proxyclip.errors import InputError
+from proxyclip.options import fits
 from proxyclip.stitching import Band, View, WindowScores, bands
 
 CPU_TILE, ACCELERATOR_TILE = (1_000_000, 64), (100_000_000, 512)  # scores, columns
@@ -38,6 +39,14 @@ class LabelRule:
     def __post_init__(self):
         if self.activation not in ("softmax", "none"):
             raise InputError(f'activation is {self.activation!r}; choose "softmax" or "none"')
+
+    def with_threshold(self, threshold: float | None) -> "LabelRule":
+        """The same rule with another threshold, if one is given; InputError unless it is a probability."""
+        if threshold is None:
+            return self
+        if not fits(threshold, float) or not 0 <= threshold <= 1:
+            raise InputError(f"threshold is {threshold!r}; it must be a probability between 0 and 1")
+        return replace(self, threshold=float(threshold))
 
     def settings(self) -> dict:
         """Everything but the threshold, which each call may set; ready for JSON."""

@@ -4,8 +4,7 @@ Shapes: B windows of c × c pixels, h × w the scores of one window, Q queries, 
 per class, H × W the image.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from proxyclip.errors import InputError
-from proxyclip.image_io import MAX_PIXELS, read_image, resize, scaled_size, to_tensor
+from proxyclip.image_io import MAX_PIXELS, read_image, resize_to, scaled_size, to_tensor
 from proxyclip.label_rule import LabelMap, LabelRule, label_map, on_device
 from proxyclip.options import fits
 from proxyclip.segmentation import Segmentation
@@ -31,12 +30,14 @@ class Segmentor(nn.Module):
     its windows depend on each other or on the whole image. Everything else is implemented here.
 
     method: the name as printed in papers, for records and tables. queries: "names" for models that use the class names
-    of a benchmark instead of its prompts ("boat", not "ship"). window_size: height and width that the scores of a
-    window are upsampled to first, if not its own; it matters where the label rule applies a sigmoid there.
+    of a benchmark instead of its prompts ("boat", not "ship"): see `Vocabulary.name_queries`. antialias: whether images
+    are resized with antialiasing, by Pillow. window_size: height and width that the scores of a window are upsampled to
+    first, if not its own; it matters where the label rule applies a sigmoid there.
     """
 
     method: str
     queries: str = "words"
+    antialias: bool = False
     window_size: tuple[int, int] | None = None
 
     def __init__(
@@ -56,7 +57,7 @@ class Segmentor(nn.Module):
         super().__init__()
         self.windows, self.label_rule, self.short_side = windows, label_rule, short_side
         self.patch_size, self.known_words = patch_size, known_words
-        # (H, W) of an image -> (h, w) that it is resized to. A plain callable: other processes resize images, too.
+        # (H, W) of an image -> (h, w) that it is resized to. A plain callable: see `resize`.
         self.size_for = partial(scaled_size, short_side=short_side) if short_side else as_it_is
         self.register_buffer("padding_colour", torch.tensor(padding_colour), persistent=False)  # (3,)
 
@@ -83,6 +84,7 @@ class Segmentor(nn.Module):
             "stride": self.windows.stride,
             "multiple": self.windows.multiple,
             **self.label_rule.settings(),
+            **({"antialias": True} if self.antialias else {}),
         }
 
     # Written once
@@ -118,7 +120,7 @@ class Segmentor(nn.Module):
             raise InputError(f"max_pixels is {max_pixels!r}; choose a number of pixels, such as {MAX_PIXELS}")
         vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.parse(classes)
         keep = [vocabulary.index(name) for name in list_of_names(probabilities, "probabilities")]
-        rule = self.rule(threshold)
+        rule = self.label_rule.with_threshold(threshold)
         warn_unknown(vocabulary, self.known_words)
         settings = self.settings() | {"threshold": rule.threshold}
         waiting = []  # photographs whose windows are being scored, oldest first
@@ -151,19 +153,16 @@ class Segmentor(nn.Module):
     ) -> LabelMap:
         """Labels of one prepared image (3, h, w) at `size` (H, W): labels and confidence, both (H, W) tensors."""
         scores = next(self._scores_of([image.to(self.device)], self.encode_classes(vocabulary), batch_windows))
-        return self._label_map(scores, size, vocabulary, self.rule(threshold))
+        return self._label_map(scores, size, vocabulary, self.label_rule.with_threshold(threshold))
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> the resized image (3, h, w) in [0, 1] on the model's device."""
-        return to_tensor(resize(image, self.size_for(*image.shape[:2]))).to(self.device)
+        return to_tensor(self.resize(image)).to(self.device)
 
-    def rule(self, threshold: float | None) -> LabelRule:
-        """The label rule, with another threshold if one is given."""
-        if threshold is None:
-            return self.label_rule
-        if not fits(threshold, float) or not 0 <= threshold <= 1:
-            raise InputError(f"threshold is {threshold!r}; it must be a probability between 0 and 1")
-        return replace(self.label_rule, threshold=float(threshold))
+    @property
+    def resize(self) -> Callable[[np.ndarray], np.ndarray]:
+        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8; can be pickled, for worker processes."""
+        return partial(resize_to, size_for=self.size_for, antialias=self.antialias)
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +187,7 @@ class Segmentor(nn.Module):
         return windows_per_batch(self.windows.crop or self.short_side or ONE_WINDOW, self.patch_size, self.device)
 
     def _label_map(self, scores, size, vocabulary: Vocabulary, rule: LabelRule, keep=()) -> LabelMap:
-        owners = vocabulary.class_of_query if self.queries == "words" else tuple(range(len(vocabulary.classes)))
+        owners = vocabulary.class_of_query if self.queries == "words" else vocabulary.name_queries[1]
         penalty = dict(rule.subtract)  # by class name
         subtract = tuple(penalty.get(vocabulary.names[index], 0.0) for index in owners) if penalty else None
         subtract = subtract and on_device(subtract, self.device)  # (Q,)

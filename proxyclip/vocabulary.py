@@ -22,18 +22,21 @@ class Vocabulary:
 
     classes: the K classes as given ("car; truck"). queries: the Q single names ("car", "truck"). class_of_query: the
     index of each query's class. names: the K names of the classes themselves, where the classes hold other words to
-    ask with ("boat" asked for as "ship"); the classes unless given.
+    ask with ("boat" asked for as "ship"); the classes unless given. lists: the indices of classes that are a list of
+    different things, such as a background, rather than one thing with several names.
     """
 
     classes: tuple[str, ...]
     queries: tuple[str, ...]
     class_of_query: tuple[int, ...]
     names: tuple[str, ...]
+    lists: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, classes, names=None) -> "Vocabulary":
+    def parse(cls, classes, names=None, lists=()) -> "Vocabulary":
         """From a list of classes, each with one name or several, "car; truck" (with or without the space).
 
+        lists: those of the names that are lists of different things.
         Raises InputError for anything but a list of usable, different names. Warns if two classes share a name: its
         pixels all go to the first one.
         """
@@ -47,7 +50,15 @@ class Vocabulary:
         names = classes if names is None else list_of_names(names, "names")
         if len(names) != len(classes):
             raise InputError(f"{len(names)} names were given for {len(classes)} classes; give one for each")
-        return cls(classes, *(tuple(column) for column in zip(*pairs, strict=True)), names)
+        return cls(classes, *zip(*pairs, strict=True), names, tuple(map(names.index, lists)))
+
+    @property
+    def name_queries(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The queries of models that use the names of the classes, and the index of the class of each: one name a
+        class, and all single names of a class that is a list."""
+        pairs = [(name, index) for index, name in enumerate(self.names) if index not in self.lists]
+        pairs += [pair for pair in zip(self.queries, self.class_of_query, strict=True) if pair[1] in self.lists]
+        return tuple(zip(*sorted(pairs, key=lambda pair: pair[1]), strict=True))  # in the order of the classes
 
     def index(self, name: str) -> int:
         """The class of that name: the class as given, its own name, or one of its several names."""

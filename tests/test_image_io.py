@@ -332,6 +332,26 @@ def test_resize_by_hand():
     np.testing.assert_array_equal(same, image)
 
 
+def triangles(length, new_length):
+    """(n, N): what each old sample counts in each new one, when an area of the old width or more is averaged."""
+    scale = length / new_length
+    distance = np.arange(length) + 0.5 - (np.arange(new_length)[:, None] + 0.5) * scale
+    weights = np.clip(1 - np.abs(distance) / max(scale, 1), 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("new", [(12, 17), (5, 60), (61, 9), (80, 111), (24, 37), (1, 1)])
+def test_resize_with_antialiasing_averages_all_pixels(new):
+    """As detectron2 does: Pillow's bilinear filter, on 8 bits."""
+    image = picture(24, 37)
+    resized = resize(image, new, antialias=True)
+    expected = np.einsum("hH,HWc,wW->hwc", triangles(24, new[0]), image, triangles(37, new[1]))
+    assert np.abs(resized - expected).max() <= 1  # Pillow rounds after each of two passes
+    np.testing.assert_array_equal(resized, Image.fromarray(image).resize(new[::-1], Image.Resampling.BILINEAR))
+    assert resized.flags.writeable and resized.dtype == np.uint8
+    assert (np.abs(resized - resize(image, new).astype(int)).max() > 10) == (new != (24, 37) and min(new) < 24)
+
+
 def half(height, width):
     return height // 2, width // 2
 
@@ -340,6 +360,7 @@ def test_resize_to_a_size_that_depends_on_the_image():
     image = picture(24, 38)
     smaller = pickle.loads(pickle.dumps(partial(resize_to, size_for=half)))(image)
     np.testing.assert_array_equal(smaller, resize(image, (12, 19)))
+    np.testing.assert_array_equal(resize_to(image, half, antialias=True), resize(image, (12, 19), antialias=True))
 
 
 THIN = """

@@ -6,11 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import tiny_clip
+import tiny_head
 import torch
 import torch.nn.functional as F
 
+from heads.head import TrainableHead
 from proxyclip.errors import InputError
-from proxyclip.image_io import to_tensor
+from proxyclip.image_io import resize, to_tensor
 from proxyclip.label_rule import LabelRule
 from proxyclip.segmentor import Segmentor
 from proxyclip.sliding import SlidingWindows
@@ -108,6 +110,20 @@ def test_what_a_worker_needs_is_sent_without_the_model():
     assert pickle.loads(pickle.dumps(ToyHead().size_for))(30, 90) == (40, 40)
     model = tiny_clip.model(short_side=60)
     assert model.size_for(30, 90) == (60, 180) and len(pickle.dumps(model.size_for)) < 300
+
+
+def test_antialiasing_is_a_choice_of_the_model(monkeypatch):
+    """Recorded where it is on; nothing changes in the records of other models."""
+    image, head = tiny_clip.photograph(50, 71), ToyHead()
+    assert "antialias" not in head.settings()
+    for choice in (False, True):
+        monkeypatch.setattr(ToyHead, "antialias", choice)
+        expected = resize(image, (40, 40), antialias=choice)
+        assert torch.equal(head.prepare(image), to_tensor(expected))
+        assert np.array_equal(pickle.loads(pickle.dumps(head.resize))(image), expected)
+    assert head.settings()["antialias"] is True and tiny_head.head("zegclip").settings().get("antialias") is None
+    monkeypatch.setattr(TrainableHead, "antialias", True)
+    assert tiny_head.head("zegclip").settings()["antialias"] is True
 
 
 def test_a_head_can_be_trained_after_it_has_segmented():

@@ -43,6 +43,18 @@ def test_words_to_ask_with_and_names_of_the_classes():
         Vocabulary.parse(["ship"], names="boat")
 
 
+def test_queries_by_the_names_of_classes():
+    """One a class, in the order of the classes, also where prompts have several; all names of a list."""
+    classes = ["grass", "sky; wall;tree", "ship; boat", "car; truck"]
+    names = ["grass", "background", "vessel", "car; truck"]
+    plain = Vocabulary.parse(classes, names)
+    assert plain.name_queries == (tuple(names), (0, 1, 2, 3)) and plain.lists == ()
+    listed = Vocabulary.parse(classes, names, lists=["background"])
+    queries = ("grass", "sky", "wall", "tree", "vessel", "car; truck")
+    assert listed.name_queries == (queries, (0, 1, 1, 1, 2, 3)) and listed.names == tuple(names)
+    assert (listed.queries, listed.class_of_query) == (plain.queries, plain.class_of_query)
+
+
 def test_a_vocabulary_is_taken_as_it_is():
     vocabulary = Vocabulary.parse(["ship", "grass"], names=["boat", "grass"])
     assert Vocabulary.parse(vocabulary) is vocabulary
