@@ -68,7 +68,7 @@ def main(arguments=None) -> None:
     with warnings.catch_warnings():
         if not overrides.words:  # the published words of a benchmark are what they are
             warnings.simplefilter("ignore")
-        vocabulary = Vocabulary.parse(overrides.config.queries, data.classes)
+        vocabulary = overrides.config.vocabulary
     for folder in filter(None, (options.workdir, options.show_dir, options.report)):
         writable_folder(folder)
     if options.json:

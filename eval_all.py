@@ -34,6 +34,7 @@ from proxyclip.reports.workbook import render
 
 HERE = Path(__file__).resolve().parent
 EMBEDDED_MODEL, EMBEDDED_CONFIG = "mini", "cfg_scenes"  # they know only each other
+OF_HEADS = ("cfg_voc20b",)  # protocols of trained heads; presets are evaluated on them only if they are named
 
 
 def parse(arguments=None) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--methods", nargs="+", help=f"of presets: {', '.join(method_names())} (default: proxyclip)")
     add("--checkpoints", nargs="+", help="trained heads: see --checkpoint of eval.py; alone, they replace the presets")
     add("--train-config", metavar="NAME", help="of the published checkpoints among them: see eval.py")
-    add("--configs", nargs="+", help="benchmarks (default: all)")
+    add("--configs", nargs="+", help="benchmarks (default: all; cfg_voc20b for trained heads only)")
     add_data_options(parser)
     add("--resume", action="store_true", help="skip finished runs and continue interrupted ones")
     add("--gpus", type=int, default=1, help="processes per evaluation, one per GPU (default: 1)")
@@ -83,7 +84,8 @@ def tasks_of(options) -> list[Task]:
     benchmarks, scenes = list(dict.fromkeys(map(find_config, configs))), find_config(EMBEDDED_CONFIG)
     tasks = []
     if options.models or not options.checkpoints:
-        pairs = [(model, config) for model in dict.fromkeys(options.models or ["vitb16-dino"]) for config in benchmarks]
+        standard = [config for config in benchmarks if options.configs or config.stem not in OF_HEADS]
+        pairs = [(model, config) for model in dict.fromkeys(options.models or ["vitb16-dino"]) for config in standard]
         if not options.configs and not options.models:
             pairs.append((EMBEDDED_MODEL, scenes))
         methods = dict.fromkeys(options.methods or ["proxyclip"])

@@ -12,6 +12,7 @@ from typing import get_type_hints
 from datasets.segmentation import SegmentationData
 from proxyclip.errors import InputError, nearest
 from proxyclip.options import check_type
+from proxyclip.vocabulary import Vocabulary
 
 MODEL_FIELDS = ("short_side", "crop", "stride", "logit_scale")  # options of the model that a benchmark may set
 
@@ -25,7 +26,8 @@ class EvalConfig:
     background: the meaning of class 0 in a dataset with a background.
         "none": a class like any other, or no background. "threshold": the word "background", and all pixels whose
         winning probability is below `threshold`. "vocabulary": the prompts of the class, a list of things that count
-        as background, and all pixels below the threshold if one is set. Published scores depend on the list.
+        as background, and all pixels below the threshold if one is set. Published scores depend on the list. Heads use
+        it, too, though no other prompts.
     short_side, crop, stride: in pixels: the image's short side after resizing (0: not resized), the side (0: the whole
     image) and the stride of the windows. logit_scale: factor applied to the cosine similarity. None: the model's own.
     split: of the dataset.
@@ -87,6 +89,11 @@ class EvalConfig:
         if self.background != "vocabulary":
             asked.pop("background", None)
         return tuple(asked.get(name, name) for name in self.data.classes)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names of the classes, and the words to use in their place."""
+        return Vocabulary.parse(self.queries, self.data.classes, ["background"] * (self.background == "vocabulary"))
 
     @property
     def model_options(self) -> dict:

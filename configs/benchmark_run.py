@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from configs.base import EvalConfig
 from configs.protocol import unseen_classes
@@ -13,7 +12,6 @@ from proxyclip.errors import InputError
 from proxyclip.evaluation.partial_counts import Progress
 from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
 from proxyclip.files import write_json
-from proxyclip.image_io import resize_to
 from proxyclip.reports.run_log import append_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
 from proxyclip.vocabulary import Vocabulary
@@ -37,7 +35,6 @@ class Run:
         self.names = {"dataset": self.config.data.name, "model": self.model.method}
         self.names |= {key: self.model.settings()[key] for key in ("clip", "vfm")}
         self.log = self.options.workdir / "results.jsonl"
-        self.resize = partial(resize_to, size_for=self.model.size_for)  # what is sent to the workers
         self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
 
     def predict(self, image, size):
@@ -69,7 +66,7 @@ def evaluate(run: Run):
         run.predict,
         run.samples,
         len(data.classes),
-        run.resize,
+        run.model.resize,
         Settings(workers, options.skip_bad, writer=writer),
         Progress(options.workdir, run.protocol),
         "resume" if options.resume else "restart" if options.restart else "refuse",
@@ -104,5 +101,5 @@ def record(run: Run, counts, started: str) -> None:
         from proxyclip.reports.html_report import write_report
 
         folder = run.options.report / run.folder
-        page = write_report(folder, line, counts, run.samples, data.colours, run.predict, run.resize, PUBLISHED)
+        page = write_report(folder, line, counts, run.samples, data.colours, run.predict, run.model.resize, PUBLISHED)
         print(f"report: {page}")

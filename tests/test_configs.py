@@ -1,4 +1,4 @@
-"""The ten configurations say what was published, and a wrong one is refused in one sentence."""
+"""The configurations say what was published, and a wrong one is refused in one sentence."""
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from proxyclip.methods.proxyclip import Options
 # classes, queries, short side, crop, stride, threshold, background, validation images
 PUBLISHED = {
     "cfg_voc21": (21, 46, 336, 336, 112, 0.2, "vocabulary", (1449,)),
+    "cfg_voc20b": (21, 59, 336, 336, 112, None, "vocabulary", (1449,)),
     "cfg_voc20": (20, 20, 336, 336, 112, None, "none", (1449,)),
     "cfg_context60": (60, 60, 336, 336, 112, 0.15, "threshold", (5105, 5104)),
     "cfg_context59": (59, 59, 336, 336, 112, None, "none", (5105, 5104)),
@@ -46,9 +47,9 @@ def test_published_settings(name):
     assert all(word == word.strip() for word in queries)
 
 
-def test_all_ten_are_listed():
-    assert set(PUBLISHED) <= set(names())
-    assert len({load_config(name).data.name for name in PUBLISHED}) == 10
+def test_all_are_listed():
+    assert set(PUBLISHED) == set(names()) - {"cfg_scenes"}
+    assert len({load_config(name).data.name for name in PUBLISHED}) == 11
 
 
 def test_class_files_have_the_right_length_and_ends():
@@ -80,6 +81,26 @@ def test_words_of_the_published_runs():
     assert asked("context60", "background") == "background"
     assert asked("voc21", "background").split("; ")[::25] == ["sky", "fence"]
     assert asked("coco_object", "background").split("; ")[::16] == ["sky", "rail"]
+
+
+def test_the_background_of_voc20b_is_made_of_other_names():
+    """As published: all names of Pascal Context but those of VOC, and but "table", which VOC has by another name."""
+    config, voc, context = load_config("voc20b"), read_words("voc20"), read_words("context59")
+    queries, owners = config.vocabulary.name_queries
+    assert set(queries[:39]) == {*context} - {*voc} - {"table"} and queries[39:] == voc
+    assert owners == (0,) * 39 + tuple(range(1, 21))
+    assert config.data == replace(load_config("voc21").data, name="voc20b") and config.prompts.keys() == {"background"}
+
+
+@pytest.mark.filterwarnings("ignore:classes 0 .* share the name 'bed'")  # of COCO-Object
+def test_only_a_background_that_is_a_list_is_asked_for_by_other_words_than_its_name():
+    for name in names():
+        config = load_config(name)
+        queries, owners = config.vocabulary.name_queries
+        others = tuple(query for query, owner in zip(queries, owners, strict=True) if owner)
+        assert others == config.data.classes[1:]
+        own = config.queries[0].split("; ") if config.background == "vocabulary" else [config.data.classes[0]]
+        assert list(queries[: len(own)]) == own
 
 
 def test_classes_of_datasets_that_share_them():

@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 VALUES = {
     "cfg_voc20": ({0: VOID, 1: 0, 20: 19, 255: VOID}, [21, 254]),
     "cfg_voc21": ({0: 0, 20: 20, 255: VOID}, [21, 254]),
+    "cfg_voc20b": ({0: 0, 20: 20, 255: VOID}, [21, 254]),
     "cfg_context59": ({0: VOID, 1: 0, 59: 58, 255: VOID}, [60]),
     "cfg_context60": ({0: 0, 59: 59}, [60, 255]),
     "cfg_context459": ({0: 0, 255: 255, 458: 458, 65535: VOID}, [459]),

@@ -123,7 +123,7 @@ def test_exit_codes(tmp_path, capsys):
     (tmp_path / "cfg_mine.py").write_text(MINE)
     mine = [str(tmp_path / "cfg_mine.py"), *root]
     assert main(root) == 0  # nothing there, nothing asked for
-    assert f"data root {tmp_path}: 10 missing" in capsys.readouterr().out
+    assert f"data root {tmp_path}: 11 missing" in capsys.readouterr().out
     assert main(mine) == 1
     _, pairs = tiny("cfg_voc20", tmp_path)
     assert main(mine) == 0
@@ -189,4 +189,4 @@ def test_as_a_script(how, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=where)
     assert result.returncode == 0 and not result.stderr
     names = [line.partition(":")[0] for line in result.stdout.splitlines() if line[:1].strip()]
-    assert {"ade847", "coco_object", "context459", "voc21"} <= set(names)
+    assert {"ade847", "coco_object", "context459", "voc20b", "voc21"} <= set(names)

@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parents[1]
 RULES = {
     "cfg_voc21": (21, 0, [255]),
     "cfg_voc20": (20, 1, [0, 255]),
+    "cfg_voc20b": (21, 0, [255]),
     "cfg_context60": (60, 0, []),
     "cfg_context59": (59, 1, [0, 255]),
     "cfg_context459": (459, 0, []),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny_benchmarks
 import tiny_clip
+import tiny_head
 import tiny_model
+import tiny_training
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -16,7 +18,11 @@ import eval as eval_script
 import proxyclip
 from configs.load import load_config
 from configs.overrides import read_overrides
+from heads.training.scores import scores_on
+from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.partial_counts import Progress
+from proxyclip.image_io import read_image, resize, to_tensor
+from proxyclip.segmentor import Segmentor
 
 SIZES = ((45, 60), (57, 48))
 
@@ -48,13 +54,13 @@ def evaluate(tmp_path, config, chosen: dict, *options) -> dict:
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "maskclip"])
-@pytest.mark.parametrize("config", ["cfg_voc21", "cfg_context60", "cfg_voc20"])
+@pytest.mark.parametrize("config", ["cfg_voc21", "cfg_voc20b", "cfg_context60", "cfg_voc20"])
 def test_eval_predicts_what_segment_gives(tmp_path, folder, config, method):
     """Pixel by pixel, with the benchmark's own words and a threshold that decides about a part of the pixels."""
     chosen = settings(folder)
     model = proxyclip.load(method=method, **chosen, device="cpu")
     queries, threshold = load_config(config).queries, 0.0
-    if config != "cfg_voc20":
+    if config in ("cfg_voc21", "cfg_context60"):
         confidence = model.segment(tiny_clip.photograph(*SIZES[0]), queries).confidence
         threshold = float(np.quantile(confidence, 0.5))
         chosen["threshold"] = threshold
@@ -72,6 +78,45 @@ def test_eval_predicts_what_segment_gives(tmp_path, folder, config, method):
             assert (free[below] != 0).any()
     if config != "cfg_context60":
         assert queries != load_config(config).data.classes  # the words of a benchmark are not its class names
+
+
+@pytest.fixture(params=[False, True])
+def seen_images(request, monkeypatch) -> list:
+    """The images that models get, with and without antialiasing."""
+    seen, predict = [], Segmentor.predict
+
+    def watched(model, image, *more):
+        seen.append(image)
+        return predict(model, image, *more)
+
+    monkeypatch.setattr(Segmentor, "predict", watched)
+    monkeypatch.setattr(Segmentor, "antialias", request.param)
+    return seen
+
+
+def same_as_in_segment(model, seen, images) -> bool:
+    """Whether models got these (H, W, 3), each resized as the model says, and `prepare` does the same."""
+    sizes = [model.size_for(*image.shape[:2]) for image in images]
+    prepared = [to_tensor(resize(*pair, model.antialias)) for pair in zip(images, sizes, strict=True)]
+    return all(map(torch.equal, seen, prepared)) and all(map(torch.equal, map(model.prepare, images), prepared))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_resizes_as_segment_does(tmp_path, folder, seen_images, workers):
+    model = proxyclip.load(**settings(folder), device="cpu")
+    line = evaluate(tmp_path, "cfg_voc20", settings(folder), "--workers", workers)
+    stems, path = tiny_benchmarks.LAYOUTS["cfg_voc20"][3], tiny_benchmarks.LAYOUTS["cfg_voc20"][0]
+    images = [read_image(tmp_path / "data" / path.format(stem)) for stem in stems]
+    assert line["images"] == len(seen_images) == 2 and same_as_in_segment(model, seen_images, images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_scores_of_a_training_run_resize_as_segment_does(seen_images, workers):
+    head = tiny_head.head("zegclip", classes=tiny_training.CLASSES, seen=tiny_training.SEEN, short_side=40)
+    samples = tiny_training.Images(2)
+    scores_on(samples, head, (), workers, None, Ranks())()
+    images = [samples[index][1] for index in range(2)]
+    assert len(seen_images) == 2 and same_as_in_segment(head, seen_images, images)
 
 
 STANDARD = {"short_side": "44", "crop": "40", "stride": "8", "multiple": "8", "logit_scale": "30", "beta": "1.1",
