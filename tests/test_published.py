@@ -33,6 +33,32 @@ def test_other_protocols_are_marked_beside_the_number(tmp_path):
     assert [row[7].number_format for row in book["runs"].iter_rows(min_row=2)] == ["0.0", '0.0" §"', '0.0" §¶"']
 
 
+TRAINING = {"dataset": "coco_stuff164k", "setting": "fully"}
+STUFF = TRAINING | {"weights": "1a2b3c"}
+
+
+def test_trained_weights_stand_beside_the_paper_s_if_their_training_is_the_same(tmp_path):
+    same, again = (run("voc20b", trained=STUFF | {"weights": digest}, **CATSEG) for digest in ("1a2b3c", "4d5e6f"))
+    others = [
+        run("voc20b", trained=STUFF | more, **CATSEG) for more in ({"setting": "inductive"}, {"dataset": "voc20"})
+    ]
+    limited = same | {"changed": {"limit": 5}}
+    assert published_score(same, PUBLISHED)[:3] == (82.5, "mIoU_present", "§¶")
+    assert not any(published_score(line, PUBLISHED) for line in (*others, limited))
+    rows = table(rendered(tmp_path, same, again, *others, limited, run())["benchmark"])
+    name = "CAT-Seg, coco_stuff164k fully {}"
+    for names in (f"{name} ‡".format("1a2b3c"), f"{name} ‡".format("4d5e6f")):
+        ours, paper = rows[names, CATSEG["clip"], "–"]["voc20b"]
+        assert (ours.value, paper.value, paper.number_format) == (50, 82.5, '0.0" §¶"')
+        assert rows[names, CATSEG["clip"], "–"]["voc20"][1].value == 97.0  # not run yet
+    assert ("CAT-Seg ‡", CATSEG["clip"], "–") not in rows and ("CAT-Seg ‡", B, "–") in rows
+    for names in ("CAT-Seg, coco_stuff164k inductive 1a2b3c", "CAT-Seg, voc20 fully 1a2b3c",
+                  f"{name.format('1a2b3c')} (first 5 images)"):  # fmt: skip
+        ours, paper = rows[names, CATSEG["clip"], "–"]["voc20b"]
+        assert (ours.value, paper.value) == (50, None)
+    assert rows["ProxyCLIP", B, "dino-vitb8"]["voc20"][1].value == 80.3
+
+
 def test_only_the_standard_protocol_can_be_the_best(tmp_path):
     rows = table(rendered(tmp_path, run())["benchmark"])
     bold = {names for names, cells in rows.items() for _, paper in cells.values() if paper.font.bold}
@@ -82,6 +108,7 @@ def test_the_shipped_rows_are_whole():
         assert (
             row["source"] and row["protocol"] and type(row["same_protocol_as_ours"]) is type(row["confirmed"]) is bool
         )
+        assert row.get("training") == (TRAINING if row["method"] == "CAT-Seg" else None)
         assert row["metric"] == ("mIoU_present" if row["method"].startswith("CAT-Seg") else "mIoU")
         assert all(0 < value < 100 for value in row["mIoU"].values())
         if row["method"] in ("CLIP", "MaskCLIP", "CAT-Seg"):

@@ -29,7 +29,7 @@ AVERAGED = {
     "ade20k": "ADE20K",
     "coco_stuff164k": "COCO-Stuff",
 }
-TITLES = AVERAGED | {"context459": "Context459", "ade847": "ADE847"}
+TITLES = AVERAGED | {"context459": "Context459", "ade847": "ADE847", "voc20b": "VOC20b"}
 LEFT_OUT, TRAINED = "†", "‡"
 NOTES = (
     "ours: mIoU in percent, averaged as mmsegmentation does; sheet runs has the other average and the whole protocol. "
@@ -59,15 +59,17 @@ def benchmark_sheet(sheet, runs: pd.DataFrame, published: dict) -> None:
     double_header(sheet, ["Model", "CLIP", "VFM"], titles, ("ours", "published"))
 
     papers = published_frame(published)
-    own = pd.MultiIndex.from_frame(chosen[NAMES].drop_duplicates())
-    index = own.append(papers.index[~papers.index.isin(own)])
-    papers = papers.reindex(index)
+    rows = chosen.drop_duplicates(NAMES)
+    own, in_print = (pd.MultiIndex.from_frame(rows[[name, *NAMES[1:]]]) for name in ("row", "published_model"))
+    others = papers[~papers.index.isin(in_print)]
+    papers = pd.concat([papers.reindex(in_print).set_axis(own), others])
+    index = papers.index
     theirs = with_average(papers.rename(columns=lambda name: name.removeprefix("mIoU.")), datasets, averaged)
     ours = with_average(wide(chosen, "mIoU", index), datasets, averaged)
     status = filled(wide(chosen, "status", index).reindex(columns=ours.columns), "")
     left_out = wide(chosen, "skipped", index).reindex(columns=ours.columns).astype("float64") > 0
     left_out["average"] = left_out[averaged].any(axis=1)
-    standard = set(own[chosen.drop_duplicates(NAMES)["standard"]])
+    standard = set(own[rows["standard"]])
 
     for number, names in enumerate(index, start=3):
         is_own, marks = number - 3 < len(own), papers.at[names, "marks"]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from proxyclip.errors import NotFound
 from proxyclip.reports.changes import changes, row_name, value_text
-from proxyclip.reports.published import published_score
+from proxyclip.reports.published import published_row, published_score
 from proxyclip.reports.run_line import SCORES
 from proxyclip.reports.run_log import read_log
 
@@ -17,7 +17,7 @@ NUMBERS = [*SCORES, "seconds", "images_per_second", "published"]
 COUNTS = ["images", "skipped"]
 COLUMNS = [
     "dataset", "row", "model", "clip", "vfm", "changed", "standard", "status", *SCORES, "images", "skipped", "seconds",
-    "images_per_second", "started", "note", "published", "published_marks",
+    "images_per_second", "started", "note", "published", "published_marks", "published_model",
 ]  # fmt: skip
 
 
@@ -39,9 +39,10 @@ def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.Data
     | zero_shot.SPLIT.SCORE | pAcc, mIoU(S), mIoU(U) and hIoU of each set of unseen classes |
     | protocol.FIELD | everything that the scores depend on |
     | published, published_marks | the score in print for standard runs, and what sets its protocol apart |
+    | published_model | the model that it is printed for, with the same clip and vfm |
 
     published: a dict as `proxyclip.reports.published` describes it, such as configs.published.PUBLISHED; without it
-    the last two columns are empty. A line that is not a valid run is left out with a warning. Raises NotFound where
+    the last three columns are empty. A line that is not a valid run is left out with a warning. Raises NotFound where
     there is no file, and InputError if it cannot be read.
     """
     path = Path(path)
@@ -63,13 +64,14 @@ def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
     frame[COUNTS] = frame[COUNTS].astype("Int64")
     frame["standard"] = frame["standard"].astype(bool)
     frame["started"] = pd.to_datetime(frame["started"], format="%Y-%m-%d %H:%M:%S", errors="coerce")
-    last = ["published", "published_marks"]
+    last = ["published", "published_marks", "published_model"]
     return frame[[name for name in frame.columns if name not in last] + last]
 
 
 def flat(run: dict, published: dict) -> dict:
     """One run as a flat row."""
-    paper, images, seconds = published_score(run, published), run.get("images"), run.get("seconds")
+    paper, row = published_score(run, published), published_row(run, published)
+    images, seconds = run.get("images"), run.get("seconds")
     return {
         **{key: run.get(key) for key in ("dataset", "model", "clip", "vfm", *SCORES, "images", "seconds", "started")},
         "row": row_name(run),
@@ -81,6 +83,7 @@ def flat(run: dict, published: dict) -> dict:
         "note": note(run),
         "published": paper.score if paper else None,
         "published_marks": paper.marks if paper else "",
+        "published_model": row["model"] if row else "",
         **{
             f"zero_shot.{split}.{name}": value
             for split, scores in run.get("zero_shot", {}).items()

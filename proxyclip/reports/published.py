@@ -8,6 +8,7 @@
     same_protocol_as_ours     whether the score can be compared with a standard run without a mark (default: no)
     confirmed                 whether the score was read in its source (default: no)
     trained_on                what the model was trained on for segmentation; None for training-free methods
+    training                  the same as {dataset, setting} in our records: the row is not that of another training
     average, needs, weights, read, protocol, source, note        facts for the sheet of published scores
 
 "zero_shot": rows with model, clip, dataset, split, setting, pAcc, S, U, h or h_computed, spread, source, note.
@@ -46,15 +47,25 @@ def marks_of(row: dict) -> str:
     return "".join(mark for mark in MARKS if holds[mark])
 
 
-def published_score(run: dict, published: dict) -> PublishedScore | None:
-    """The published score of the same models on the same dataset; None if there is none or the run is not standard."""
+def published_row(run: dict, published: dict) -> dict | None:
+    """The row of the same models with the same training; None if there is none or the run is not standard."""
     names = [run.get(key) for key in ("model", "clip", "vfm")]
     for row in published.get("mIoU", []):
-        if names == [row["model"], row["clip"], row["vfm"]] and run["dataset"] in row["mIoU"] and not changes(run):
-            marks = marks_of(row)
-            remarks = [MARKS[mark] for mark in marks]
-            return PublishedScore(row["mIoU"][run["dataset"]], row.get("metric", "mIoU"), marks, remarks)
+        training, trained = row.get("training", {}), run.get("trained")
+        same_training = not trained or training.items() <= trained.items()
+        if names == [row["model"], row["clip"], row["vfm"]] and same_training and not changes(run):
+            return row
     return None
+
+
+def published_score(run: dict, published: dict) -> PublishedScore | None:
+    """The score of `published_row` on the run's dataset; None if there is none."""
+    row = published_row(run, published)
+    if row is None or run["dataset"] not in row["mIoU"]:
+        return None
+    marks = marks_of(row)
+    remarks = [MARKS[mark] for mark in marks]
+    return PublishedScore(row["mIoU"][run["dataset"]], row.get("metric", "mIoU"), marks, remarks)
 
 
 def published_frame(published: dict) -> pd.DataFrame:
