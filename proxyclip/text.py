@@ -22,7 +22,7 @@ MANY_PROMPTS = 2000  # with more, a progress bar
 MAX_CHARACTERS = 1000  # far beyond CLIP's context; the tokenizer takes time quadratic in the length of a word
 
 
-def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Tensor:
+def encode_names(clip: DenseCLIP, names, templates, average: bool = True, on_disk: bool = True) -> Tensor:
     """Unit vectors (Q, E) in float32 on the model's device: one embedding for each name.
 
     Each prompt's embedding is normalised, the prompts of a name are averaged, and the average is normalised again
@@ -31,7 +31,8 @@ def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Ten
     A name's embedding depends on that name alone, not on the others in the list. Embeddings are cached for each name,
     on disk and in memory, until a text weight changes; the result is shared with that cache, and a caller that changes
     it in place makes the next call compute it again. While the text tower is trained nothing is cached and gradients
-    flow. Raises InputError for anything but a list of names and templates with a place {} for the name.
+    flow. on_disk: whether to use the cache on disk. Raises InputError for anything but a list of names and templates
+    with a place {} for the name.
     """
     names, templates = list_of_names(names, "names"), check_templates(templates)
     if not names:
@@ -39,7 +40,7 @@ def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Ten
     weights = text_parameters(clip)
     if clip.model.training and any(weight.requires_grad for weight in weights):
         forget(clip)
-        return torch.stack([encode_name(clip, name, templates, average) for name in names])
+        return encode_together(clip, names, templates, average)
     device = weights[0].device
     # Normal tensors, even if the caller is in inference mode: the next caller may be a training step. Outside of
     # autocast: a rounded embedding would stay in the cache.
@@ -48,7 +49,7 @@ def encode_names(clip: DenseCLIP, names, templates, average: bool = True) -> Ten
         key = (names, templates, average)
         embeddings = memory.get(key)
         if embeddings is None:
-            rows = cached_rows(clip, memory, names, templates, average)
+            rows = cached_rows(clip, memory, names, templates, average, on_disk)
             embeddings = torch.stack([rows[name] for name in names]).to(device)  # (Q, E) or (Q, P, E)
             memory.put(key, embeddings)
     return embeddings
@@ -59,6 +60,13 @@ def encode_name(clip: DenseCLIP, name: str, templates: tuple[str, ...], average:
     prompts = encode_prompts(clip, [fill(template, name) for template in templates])  # (P, E)
     prompts = F.normalize(prompts, dim=-1)
     return F.normalize(prompts.mean(0), dim=-1) if average else prompts
+
+
+def encode_together(clip: DenseCLIP, names, templates: tuple[str, ...], average: bool) -> Tensor:
+    """Like `encode_name` for each name, (Q, E) or (Q, P, E), in as few batches as possible."""
+    prompts = encode_prompts(clip, [fill(template, name) for name in names for template in templates])  # (Q * P, E)
+    prompts = F.normalize(prompts, dim=-1).unflatten(0, (len(names), len(templates)))  # (Q, P, E)
+    return F.normalize(prompts.mean(1), dim=-1) if average else prompts
 
 
 def fill(template: str, name: str) -> str:
@@ -78,12 +86,17 @@ def encode_prompts(clip: DenseCLIP, prompts: list[str]) -> Tensor:
     return torch.cat(batches)[order.argsort().to(device)]  # (P, E)
 
 
-def cached_rows(clip: DenseCLIP, memory: TextMemory, names, templates, average: bool) -> dict[str, Tensor]:
+def cached_rows(
+    clip: DenseCLIP, memory: TextMemory, names, templates, average: bool, on_disk: bool
+) -> dict[str, Tensor]:
     """Name -> (E,) or (P, E) on the CPU: from memory, else from disk, else encoded and written to both."""
     rows = {name: memory.get((name, templates, average)) for name in names}
     missing = [name for name, row in rows.items() if row is None]
     if not missing:
         return rows
+    if not on_disk:
+        found = encode_together(clip, missing, templates, average).cpu()
+        return rows | dict(zip(missing, found, strict=True))
     memory.fingerprint = memory.fingerprint or clip.fingerprint
     file = text_cache.file_for(memory.fingerprint, templates, clip.tokenizer(list(templates)).tolist(), average)
     width = clip.visual.proj.shape[1]

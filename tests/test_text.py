@@ -302,7 +302,7 @@ def test_a_text_tower_in_training_is_not_cached(clip):
         clip.zero_grad()
         embeddings[:, 0].sum().backward()
         assert clip.model.token_embedding.weight.grad.abs().sum() > 0
-    assert torch.equal(embeddings[:3].detach(), before)
+    torch.testing.assert_close(embeddings[:3].detach(), before, atol=1e-6, rtol=1e-5)  # encoded in one batch
     clip.model.text_projection.data.mul_(torch.rand(16))  # PyTorch does not count a change through .data
     clip.eval()
     assert file.read_bytes() == written and len(cached()) == 1

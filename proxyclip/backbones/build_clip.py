@@ -87,6 +87,20 @@ def config_of(spec: str) -> dict:
     return config or open_clip.get_model_config(parse(spec)[0])
 
 
+def normalisation(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a CLIP's training data, from its configuration alone."""
+    if os.path.isdir(spec):
+        return mean_and_std(read_folder_config(Path(spec)).get("preprocess_cfg", {}))
+    name, tag, _ = parse(spec)
+    return mean_and_std(import_library("open_clip").get_pretrained_cfg(name, tag) or {})
+
+
+def mean_and_std(preprocess: dict) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Those of open_clip's preprocessing configuration, else those that OpenAI used."""
+    mean, std = (getattr(import_library("open_clip"), f"OPENAI_DATASET_{name}") for name in ("MEAN", "STD"))
+    return tuple(preprocess.get("mean") or mean), tuple(preprocess.get("std") or std)
+
+
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
     """Loads open_clip's folder layout: open_clip_config.json next to the weights; paths in it are relative to the
     folder."""
@@ -137,9 +151,7 @@ def build(config: dict, state, tokenizer, preprocess: dict, name: str, source: s
             raise InputError(f"open_clip cannot build {name} from its configuration: {error}") from error
     if state is not None:
         load_strict(model, {key: value for key, value in state.items() if key not in OPENAI_EXTRAS}, source)
-    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
-    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
-    return DenseCLIP(model.requires_grad_(False), tokenizer, mean, std, name).eval()
+    return DenseCLIP(model.requires_grad_(False), tokenizer, *mean_and_std(preprocess), name).eval()
 
 
 def fetch(name: str, tag: str) -> Path:

@@ -67,26 +67,26 @@ class DenseCLIP(nn.Module):
         """The precision of the image tower."""
         return self.visual.conv1.weight.dtype
 
-    def position_table(self, height: int, width: int) -> Tensor:
+    def position_table(self, height: int, width: int, offset: float | None = 0.1) -> Tensor:
         """(1 + h * w, D): the position table, resampled to a patch grid of that height and width.
 
         As the published code does: bicubic, with the scale factor (n + 0.1) / M itself setting the sampling points,
-        and left as it is where the number of patches agrees.
+        and left as it is where the number of patches agrees. offset: see `resample`.
         """
         table = self.visual.positional_embedding  # (1 + M * M, D)
         if len(table) == 1 + height * width:
             return table
-        grid = resample(table[1:].unflatten(0, self.visual.grid_size), (height, width), offset=0.1)  # (h, w, D)
+        grid = resample(table[1:].unflatten(0, self.visual.grid_size), (height, width), offset)  # (h, w, D)
         return torch.cat([table[:1], grid.flatten(0, 1).to(table.dtype)])  # (1 + h * w, D)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, offset: float | None = 0.1) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter the first block.
 
-        Rows and columns beyond the last whole patch are ignored.
+        Rows and columns beyond the last whole patch are ignored. offset: see `position_table`.
         """
         visual = self.visual
         patches = visual.conv1(self.normalise(images).to(self.dtype))  # (B, D, h, w)
-        table = self.position_table(*patches.shape[-2:])
+        table = self.position_table(*patches.shape[-2:], offset)
         class_token = visual.class_embedding.to(self.dtype).expand(len(images), 1, -1)  # (B, 1, D)
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], dim=1) + table)  # (B, T, D)
 
@@ -147,7 +147,7 @@ def run_block(block: nn.Module, tokens: Tensor, context: Tensor | None = None) -
 
     context: (B, P, D), further tokens that are attended to, and of which no output is needed.
     """
-    layer, mlp, width = block.attn, block.mlp, tokens.shape[2]
+    layer, width = block.attn, tokens.shape[2]
     weight, bias = layer.in_proj_weight, layer.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
     normed = block.ln_1(tokens)
     if context is None:
@@ -159,6 +159,11 @@ def run_block(block: nn.Module, tokens: Tensor, context: Tensor | None = None) -
         projected = linear(known, weight[width:], bias[width:]).unflatten(2, (2, layer.num_heads, -1))
         key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, T + P, d) each
     mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
-    tokens = tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias))
+    return run_network(block, tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias)))
+
+
+def run_network(block: nn.Module, tokens: Tensor) -> Tensor:
+    """The second half of a transformer block, its feed-forward network: (B, T, D) -> (B, T, D)."""
+    mlp = block.mlp
     hidden = activate(mlp.gelu, linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
     return tokens + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias))

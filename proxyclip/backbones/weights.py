@@ -132,10 +132,10 @@ def some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
-def download(repository: str, filenames: tuple[str, ...], model: str, flag: str) -> Path:
+def download(repository: str, filenames: tuple[str, ...], model: str, flag: str | None) -> Path:
     """The first of `filenames` that the Hugging Face repository has, from the local cache or the network.
 
-    `model` is its name and `flag` the option that takes a file instead, for the error message.
+    `model` is its name and `flag` the option that takes a file instead, if there is one, for the error message.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
@@ -158,10 +158,11 @@ def download(repository: str, filenames: tuple[str, ...], model: str, flag: str)
         except Exception as error:  # no network, proxies, gates: each client version has its own classes
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             break
+    instead = f"pass it with {flag} FILE" if flag else "copy that cache here"
     raise NotFound(
         f"the weights of {model} are neither in the cache {constants.HF_HUB_CACHE} nor reachable ({reason}). "
         f"Download https://huggingface.co/{repository}/resolve/main/{filenames[0]} where there is a network, "
-        f"and pass it with {flag} FILE"
+        f"and {instead}"
     )
 
 
