@@ -1,4 +1,4 @@
-"""Trainable heads on a frozen CLIP: zero-shot and open-vocabulary segmentation, one head per file.
+"""Trainable heads on CLIP: zero-shot and open-vocabulary segmentation, one head per file.
 
 >>> import heads
 >>> model = heads.load("runs/zeg_voc")

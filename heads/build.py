@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from heads import find_head
-from heads.checkpoint import Checkpoint, find_checkpoint, matching, put, read_checkpoint_facts, read_header
+from heads.checkpoint import (
+    Checkpoint,
+    check_normalisation,
+    find_checkpoint,
+    matching,
+    put,
+    read_checkpoint_facts,
+    read_header,
+)
 from heads.clips import bare_clip, find_clip, load_clip, recorded_clip
 from heads.facts import check_same_names
 from heads.head import TrainableHead
@@ -24,8 +32,6 @@ from proxyclip.errors import InputError, NotFound
 from proxyclip.options import check_type, make_options
 from proxyclip.text import check_templates
 from proxyclip.vocabulary import list_of_names
-
-CHANGEABLE = ("short_side", "crop", "stride", "seen_penalty", "templates", "text_embeddings")
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,10 @@ class Plan:
         state = self.checkpoint.read()
         self.checkpoint.check_clip(clip, state)
         head = self.empty(clip, self.checkpoint.facts.known_words or known_words)
+        check_normalisation(head, self.checkpoint)
         put(head, *self.trained(head, state))
         head.options = self.options
+        head.clip.requires_grad_(False)  # so that text embeddings are cached
         return head.set_precision(self.dtype).to(self.device).eval()
 
     def check_shapes(self) -> None:
@@ -60,6 +68,7 @@ class Plan:
         state = self.checkpoint.peek(clip)
         with torch.device("meta"):
             head = self.empty(clip)
+        check_normalisation(head, self.checkpoint)
         matching(head, *self.trained(head, state))
 
     def empty(self, clip: DenseCLIP, known_words: tuple[str, ...] | None = None) -> TrainableHead:
@@ -77,15 +86,15 @@ def load(checkpoint: str | Path, **choices) -> TrainableHead:
     """Loads a trained head.
 
     checkpoint: the folder of a training run (its best checkpoint, else its last), a file in it, or a published
-    checkpoint of ZegCLIP, OTSeg or Cascade-CLIP. clip: the CLIP that it was trained on, where its name in the
+    checkpoint of ZegCLIP, OTSeg, Cascade-CLIP or CAT-Seg. clip: the CLIP that it was trained on, where its name in the
     checkpoint means nothing here. checkpoint_clip: a file with the weights of that CLIP, instead of a download. device:
     "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is fp32 on a CPU and bf16 or fp16
     on an accelerator.
 
     A published checkpoint does not say everything. classes: the names of its training set, in its order. seen: those
     that training had labels of. head: "zegclip" or "otseg", which the weights do not tell. Its options can be set as
-    well where they differ from the published ones: decoder_heads, levels, ... For other checkpoints classes, seen and
-    head are optional, and have to agree.
+    well where they differ from the published ones: decoder_heads, levels, finetune, ... For other checkpoints, and for
+    CAT-Seg, classes, seen and head are optional, and have to agree.
 
     All other arguments are options of the head that may change after training: short_side, crop, stride, seen_penalty,
     templates, text_embeddings.
@@ -178,9 +187,10 @@ def check_agreement(checkpoint: Checkpoint, head, classes, seen, given: Mapping)
     for what, names, held in (("classes", classes, facts.classes), ("seen classes", seen, facts.seen)):
         if names is not None:
             check_same_names(what, names, held, source)
+    changeable = find_head(facts.head).Head.CHANGEABLE
     for name in given:
-        if name in facts.options and name not in CHANGEABLE:
-            raise InputError(f"{name} is part of the training of {source}: only {', '.join(CHANGEABLE)} can be set")
+        if name in facts.options and name not in changeable:
+            raise InputError(f"{name} is part of the training of {source}: only {', '.join(changeable)} can be set")
 
 
 def plain_options(stored: Mapping) -> dict:

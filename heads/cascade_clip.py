@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.head import TrainableHead
 from heads.mask_decoder import MaskDecoder, RelationshipDescriptor
-from heads.options import Options as HeadOptions
+from heads.options import PromptedOptions
+from heads.prompted_head import PromptedHead
 from proxyclip.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options(HeadOptions):
+class Options(PromptedOptions):
     """Settings of Cascade-CLIP.
 
     levels: blocks, counted from 0, whose patch tokens are used besides those of the last block, from early to late; in
@@ -42,7 +42,7 @@ class Options(HeadOptions):
             raise InputError(f"prompt_blocks is {self.prompt_blocks}; this head needs prompts in several blocks")
 
 
-class Head(TrainableHead):
+class Head(PromptedHead):
     """The sum of the masks of several decoders, each on a weighted sum of features of neighbouring blocks."""
 
     method = "Cascade-CLIP"

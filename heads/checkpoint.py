@@ -1,8 +1,8 @@
 """Checkpoints of heads: trained weights, with everything that is needed to use them in the file's own header.
 
-A checkpoint is a .safetensors file with the tensors of `TrainableHead.trained`, a few megabytes. The frozen weights are
-those of the CLIP that it was trained on, all of them and nothing else: their names in the head are those of the CLIP
-behind "clip.", and the header has their fingerprint.
+A checkpoint is a .safetensors file with the tensors of `TrainableHead.trained`, a few megabytes where the CLIP is
+frozen. All other weights are those of the CLIP that it was trained on, as it was before: the header has its
+fingerprint.
 """
 
 import json
@@ -14,16 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heads.facts import Facts, StoredHead, clip_fingerprint, facts_of, portable_name
+from heads.clips import clip_fingerprint
+from heads.facts import Facts, StoredHead, facts_of, portable_name
 from heads.head import TrainableHead
-from heads.prompted_encoder import MEAN, STD
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.weights import fitting, read_checkpoint, some
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import write_whole
 from proxyclip.options import check_type
 
-FROZEN = "clip."  # what the names of frozen weights start with
 TEXT = "stored_text"  # text embeddings that were read from a file
 BEST, LAST = "best.safetensors", "last.safetensors"
 KEY = "proxyclip_head"  # of the header
@@ -92,8 +91,6 @@ def read_checkpoint_facts(path: str | Path) -> Facts:
         raise InputError(f"checkpoint {path} cannot be used: {problem}") from None
     if unknown := [name for name in facts.seen if name not in facts.classes]:
         raise InputError(f"checkpoint {path} cannot be used: its seen names {some(unknown)} are not among its classes")
-    if (facts.mean, facts.std) != (MEAN, STD):
-        raise InputError(f"checkpoint {path} was trained with another normalisation: {facts.mean}, {facts.std}")
     return facts
 
 
@@ -134,7 +131,17 @@ def load_weights(head: TrainableHead, checkpoint: StoredHead) -> None:
         raise InputError(f"checkpoint {checkpoint.file} is of head {checkpoint.facts.head}, not {kind}")
     state = checkpoint.read()
     checkpoint.check_clip(head.clip, state)
+    check_normalisation(head, checkpoint)
     put(head, checkpoint.weights(state, set(head.trained())), checkpoint.file)
+
+
+def check_normalisation(head: TrainableHead, checkpoint: StoredHead) -> None:
+    """InputError unless the head normalises images as it did in training."""
+    facts, own = checkpoint.facts, head.normalise
+    if (facts.mean, facts.std) != (own.mean, own.std):
+        raise InputError(
+            f"checkpoint {checkpoint.file} was trained with another normalisation: {facts.mean}, {facts.std}"
+        )
 
 
 def put(head: TrainableHead, trained: dict[str, Tensor], file: Path, with_text: bool = False) -> None:
@@ -148,4 +155,4 @@ def matching(head: TrainableHead, trained: dict[str, Tensor], file: Path, with_t
         trained = {name: value for name, value in trained.items() if name != TEXT}
     elif TEXT in trained:
         head.stored_text = torch.empty(len(head.classes), *trained[TEXT].shape[1:])  # (K, E) or (K, P, E)
-    return fitting(head, trained, f"checkpoint {file}", keep=(FROZEN,) if with_text else (FROZEN, TEXT))
+    return fitting(head, trained, f"checkpoint {file}", keep=head.frozen() if with_text else (*head.frozen(), TEXT))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from heads.prompted_encoder import MEAN, STD
 from proxyclip.backbones import build_clip
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.weights import fingerprint
 from proxyclip.errors import InputError, NotFound
 from proxyclip.presets import embedded, find_preset, preset_names, recorded_name
 
@@ -41,7 +41,7 @@ def bare_clip(name: str) -> DenseCLIP:
     """A CLIP without weights and tokenizer, for shapes: its tensors are on "meta". name: as `find_clip` returns it."""
     with torch.device("meta"):
         model = import_library("open_clip").CLIP(**build_clip.config_of(name)).requires_grad_(False)
-        return DenseCLIP(model, None, MEAN, STD, recorded_name(name))
+        return DenseCLIP(model, None, *build_clip.normalisation(name), recorded_name(name))
 
 
 def recorded_clip(name: str, file: str | Path | None, source: str) -> str:
@@ -58,3 +58,12 @@ def recorded_clip(name: str, file: str | Path | None, source: str) -> str:
             f"{source} was trained on the CLIP {name}, which has no place here: name its folder with clip, or the file "
             "of its weights with checkpoint_clip"
         ) from None
+
+
+def clip_fingerprint(clip: DenseCLIP) -> str:
+    """Of everything that both towers compute with: the weights in float32, numbers of heads, and the activation."""
+    weights = {name: value.float() for name, value in clip.model.state_dict().items()}
+    for tower, blocks in (("visual", clip.visual.transformer.resblocks), ("text", clip.model.transformer.resblocks)):
+        weights[f"{tower} heads"] = torch.tensor(blocks[0].attn.num_heads)
+    weights[f"activation {clip.activation}"] = torch.zeros(0)
+    return fingerprint(weights)

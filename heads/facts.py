@@ -1,4 +1,4 @@
-"""What a file with a trained head says about itself, and the identity of the CLIP that it was trained on."""
+"""What a file with a trained head says about itself."""
 
 import hashlib
 import os
@@ -6,12 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
 import proxyclip
 from heads.head import TrainableHead
-from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.weights import fingerprint
 from proxyclip.errors import InputError
 from proxyclip.presets import recorded_name
 
@@ -66,10 +62,10 @@ def facts_of(head: TrainableHead, training: Mapping) -> Facts:
         classes=head.classes,
         seen=head.seen,
         clip=portable_name(head.clip.name),
-        clip_fingerprint=clip_fingerprint(head.clip),
+        clip_fingerprint=head.clip_fingerprint,
         known_words=head.known_words,
-        mean=head.encoder.normalise.mean,
-        std=head.encoder.normalise.std,
+        mean=head.normalise.mean,
+        std=head.normalise.std,
         version=proxyclip.__version__,
         training=dict(training),
     )
@@ -79,15 +75,6 @@ def portable_name(name: str) -> str:
     """A CLIP's name without paths of this machine; a folder is named without the folders that hold it."""
     name = recorded_name(name)
     return Path(name).name if os.path.isabs(name) or os.path.isdir(name) else name
-
-
-def clip_fingerprint(clip: DenseCLIP) -> str:
-    """Of everything that both towers compute with: the weights in float32, numbers of heads, and the activation."""
-    weights = {name: value.float() for name, value in clip.model.state_dict().items()}
-    for tower, blocks in (("visual", clip.visual.transformer.resblocks), ("text", clip.model.transformer.resblocks)):
-        weights[f"{tower} heads"] = torch.tensor(blocks[0].attn.num_heads)
-    weights[f"activation {clip.activation}"] = torch.zeros(0)
-    return fingerprint(weights)
 
 
 def check_same_names(what: str, given: Iterable[str], held: Iterable[str], source: str) -> None:

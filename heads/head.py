@@ -1,37 +1,50 @@
-"""What all trainable heads share: a frozen CLIP, text embeddings of class names, and the path from windows to scores.
+"""What all trainable heads share: a CLIP, text embeddings of class names, and the path from windows to scores.
 
 Shapes: B windows, K classes, P prompts per class, E joint embedding width, h × w patches.
 """
 
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from heads.clips import clip_fingerprint
 from heads.options import Options
-from heads.prompted_encoder import MEAN, PromptedEncoder
 from heads.text_embeddings import read_text_embeddings
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.normalise import Normalise
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.label_rule import LabelRule
 from proxyclip.segmentor import Segmentor
 from proxyclip.sliding import SlidingWindows
 from proxyclip.text import encode_names
+from proxyclip.text_memory import text_parameters
 from proxyclip.vocabulary import Vocabulary, split_names
 
 
 class TrainableHead(Segmentor):
-    """A `Segmentor` with trained weights on top of a frozen CLIP.
+    """A `Segmentor` with trained weights on top of a CLIP.
 
-    A head defines `method`, `logits`, and `combine` where it has more than one prediction; AVERAGE_PROMPTS says whether
-    the prompts of a class are averaged into one text embedding. classes: the names of the training set. seen: those
-    that training had labels of; `seen_penalty` is subtracted from their scores (Zhou et al., 2023, §3.5).
+    A head defines `method`, `normalise`, `logits`, and `combine` where it has more than one prediction; AVERAGE_PROMPTS
+    says whether the prompts of a class are averaged into one text embedding, CHANGEABLE which options may change after
+    training. classes: the names of the training set.
+    seen: those that training had labels of; `seen_penalty` is subtracted from their scores (Zhou et al., 2023, §3.5).
+
+    normalise: the module by which images are normalised. tuned: names of those weights of the CLIP, all starting with
+    "clip.", that training changes, none in most heads; undecayed: those of them that no weight decay may act on.
+    checkpointing: whether activations are computed again in the backward pass instead of kept.
     """
 
     queries = "names"
     AVERAGE_PROMPTS = True
+    CHANGEABLE = ("short_side", "crop", "stride", "seen_penalty", "templates", "text_embeddings")
+    normalise: Normalise
+    tuned: frozenset[str] = frozenset()
+    undecayed: frozenset[str] = frozenset()
+    checkpointing = False
 
     def __init__(
         self,
@@ -39,25 +52,22 @@ class TrainableHead(Segmentor):
         options: Options,
         classes: tuple[str, ...],
         seen: tuple[str, ...],
-        known_words: tuple[str, ...] | None = None,
+        known_words: tuple[str, ...] | None,
+        padding_colour: tuple[float, float, float],
     ):
         penalty = tuple((name, options.seen_penalty) for name in seen) if options.seen_penalty else ()
         super().__init__(
             windows=SlidingWindows(options.crop, options.stride, min_side=clip.patch_size),
             label_rule=LabelRule(window_sigmoid=True, activation="none", subtract=penalty),
             short_side=options.short_side,
-            padding_colour=MEAN,
+            padding_colour=padding_colour,
             patch_size=clip.patch_size,
             known_words=known_words,
         )
-        if options.crop != options.image_size:
-            self.window_size = (options.image_size,) * 2
         self.clip, self.options = clip.requires_grad_(False), options
         self.classes, self.seen = tuple(classes), tuple(seen)
         self.templates = options.templates
         self.precision = torch.float32
-        encoder = options.prompts, options.prompt_blocks, options.dropout, options.image_size
-        self.encoder = PromptedEncoder(clip.visual, *encoder)
         # Embeddings of `classes` from a file, (K, E) or (K, P, E): part of a checkpoint.
         self.register_buffer("stored_text", None)
         if options.text_embeddings is not None:
@@ -79,25 +89,41 @@ class TrainableHead(Segmentor):
         (only,) = predictions.values()
         return only
 
+    def load_published(self) -> None:
+        """Loads the published weights that training starts from, besides CLIP's; none in most heads. NotFound if they
+        are neither in the cache nor reachable."""
+
     # Written once
 
-    def forward(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
-        return self.logits(images, text)
+    def forward(self, images: Tensor, text: Tensor | Vocabulary) -> dict[str, Tensor]:
+        """`logits`; with a Vocabulary instead of text embeddings, gradients reach the weights that encode it."""
+        return self.logits(images, self.encode_classes(text) if isinstance(text, Vocabulary) else text)
 
     def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
-        """Unit vectors (K, E), or (K, P, E) where prompts are kept apart.
+        """Unit vectors (Q, E), or (Q, P, E) where prompts are kept apart: see `Vocabulary.name_queries`.
 
         A class with several names gets their mean.
         """
-        if self.stored_text is not None and set(vocabulary.names) <= set(self.classes):
-            return self.stored_text[[self.classes.index(name) for name in vocabulary.names]]
-        names = [split_names(name) for name in vocabulary.names]
+        queries, _ = vocabulary.name_queries
+        if self.stored_text is not None and set(queries) <= set(self.classes):
+            return self.stored_text[[self.classes.index(name) for name in queries]]
+        names = [self.names_of(name) for name in queries]
         flat = [name for group in names for name in group]
-        embeddings = encode_names(self.clip, flat, self.templates, average=self.AVERAGE_PROMPTS)  # (Q, E) or (Q, P, E)
+        # (Q, E) or (Q, P, E); weights that the next training step changes leave nothing on disk.
+        embeddings = encode_names(self.clip, flat, self.templates, self.AVERAGE_PROMPTS, on_disk=not self.trains_text)
         if len(flat) == len(names):
             return embeddings
         groups = embeddings.split([len(group) for group in names])
         return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether training changes what encodes class names."""
+        return any(weight.requires_grad for weight in text_parameters(self.clip))
+
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """The names that the embedding of a class is made of."""
+        return split_names(name)
 
     def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
         """(B, 3, c, c) RGB in [0, 1], text embeddings -> mask logits (B, K, h, w) float32."""
@@ -111,8 +137,18 @@ class TrainableHead(Segmentor):
         return self
 
     def trained(self) -> dict[str, Tensor]:
-        """Name -> tensor of everything that a checkpoint holds: all but the frozen CLIP."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("clip.")}
+        """Name -> tensor of everything that a checkpoint holds: all but the frozen weights of the CLIP."""
+        state = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("clip.") or name in self.tuned}
+
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the weights that a checkpoint does not hold."""
+        return tuple(self.state_dict().keys() - self.trained().keys())
+
+    @cached_property
+    def clip_fingerprint(self) -> str:
+        """Of the weights of the CLIP as they were before any training."""
+        return clip_fingerprint(self.clip)
 
     def settings(self) -> dict:
         return {
@@ -127,4 +163,5 @@ class TrainableHead(Segmentor):
             "templates": len(self.templates),
             "precision": str(self.precision).removeprefix("torch."),
             "tf32": False,  # whatever the caller has set: see exact_float32
+            **({"antialias": True} if self.antialias else {}),
         }

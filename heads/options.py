@@ -1,4 +1,4 @@
-"""Settings that all trainable heads share."""
+"""Settings that trainable heads share."""
 
 from dataclasses import dataclass
 
@@ -11,37 +11,53 @@ from proxyclip.text import check_templates
 class Options:
     """Settings of every head; the defaults are the published ones for a CLIP ViT-B/16.
 
-    image_size: side of the training crops in pixels; the position table and the predictions of a window have this
-    resolution. short_side: images are resized to this short side, with a long side of at most 2048. crop, stride: side
-    and stride of the windows. prompts: learned tokens per block. prompt_blocks: further blocks that get prompts of
-    their own after the first one (None: all others; 0: only the first, and its prompts are kept; -n: the last n blocks
-    only). decoder_layers, decoder_heads: of the mask decoder. dropout: in prompts and decoder, while training.
-    seen_penalty: subtracted from the scores of classes seen in training. templates: prompts with a {} for the name.
-    text_embeddings: a .npy file to read text embeddings from, one row per class of the checkpoint.
+    image_size: side of the training crops in pixels. short_side: images are resized to this short side. crop, stride:
+    side and stride of the windows. seen_penalty: subtracted from the scores of classes seen in training. templates:
+    prompts with a {} for the name. text_embeddings: a .npy file to read text embeddings from, one row per class of the
+    checkpoint.
     """
 
     image_size: int = 512
     short_side: int = 512
     crop: int = 512
     stride: int = 426
-    prompts: int = 100
-    prompt_blocks: int | None = None
-    decoder_layers: int = 3
-    decoder_heads: int = 8
-    dropout: float = 0.1
     seen_penalty: float = 0.1
     templates: tuple[str, ...] = ("a photo of a {}",)
     text_embeddings: str | None = None
 
     def __post_init__(self):
         SlidingWindows(self.crop, self.stride)
-        for name, least in (("image_size", 1), ("short_side", 0), ("prompts", 1), ("decoder_layers", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.decoder_heads < 1:
-            raise InputError(f"decoder_heads is {self.decoder_heads}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}; choose a probability of at least 0 and below 1")
+        check_least(self, image_size=1, short_side=0)
         if not 0 <= self.seen_penalty <= 1:
             raise InputError(f"seen_penalty is {self.seen_penalty}; choose a number from 0 to 1")
         check_templates(self.templates)
+
+
+@dataclass(frozen=True)
+class PromptedOptions(Options):
+    """Settings of the heads that train prompts in a frozen CLIP.
+
+    The position table and the predictions of a window have the resolution of image_size. prompts: learned tokens per
+    block. prompt_blocks: further blocks that get prompts of their own after the first one (None: all others; 0: only
+    the first, and its prompts are kept; -n: the last n blocks only). decoder_layers, decoder_heads: of the mask
+    decoder. dropout: in prompts and decoder, while training.
+    """
+
+    prompts: int = 100
+    prompt_blocks: int | None = None
+    decoder_layers: int = 3
+    decoder_heads: int = 8
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, prompts=1, decoder_layers=1, decoder_heads=1)
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; choose a probability of at least 0 and below 1")
+
+
+def check_least(options: Options, **fields: int) -> None:
+    """InputError for the first of these fields that is below its least value."""
+    for name, least in fields.items():
+        if (value := getattr(options, name)) < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")

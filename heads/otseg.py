@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.head import TrainableHead
 from heads.mask_decoder import QueryUpdate, RelationshipDescriptor
-from heads.options import Options as HeadOptions
+from heads.options import PromptedOptions
+from heads.prompted_head import PromptedHead
 from heads.sinkhorn import transport_plan
 
 TEMPLATES = (
@@ -23,7 +23,7 @@ TEMPLATES = (
 
 
 @dataclass(frozen=True)
-class Options(HeadOptions):
+class Options(PromptedOptions):
     """Settings of OTSeg. Its prompts are not averaged: each template is one of a class's prompts."""
 
     templates: tuple[str, ...] = TEMPLATES
@@ -89,7 +89,7 @@ class SinkhornDecoder(nn.Module):
         return self.attentions[-1](queries, memory)[0] * product
 
 
-class Head(TrainableHead):
+class Head(PromptedHead):
     """Two predictions, each with its own loss: the scores of the prompts themselves, and those of the decoder."""
 
     method = "OTSeg"

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from heads.head import TrainableHead
 from heads.mask_decoder import MaskDecoder, RelationshipDescriptor
-from heads.options import Options as HeadOptions
+from heads.options import PromptedOptions
+from heads.prompted_head import PromptedHead
 
 
 @dataclass(frozen=True)
-class Options(HeadOptions):
-    """Settings of ZegCLIP; see `heads.options.Options`."""
+class Options(PromptedOptions):
+    """Settings of ZegCLIP; see `heads.options.PromptedOptions`."""
 
 
-class Head(TrainableHead):
+class Head(PromptedHead):
     """CLIP's last-layer patches, decoded by queries made of image and text embeddings."""
 
     method = "ZegCLIP"

@@ -16,10 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_heads import CLASSES, OWN, SEEN, TRAINING, scores
 
 import heads
-from heads.build import CHANGEABLE
 from heads.checkpoint import KEY, load_weights, read_checkpoint_facts, save_checkpoint
-from heads.clips import load_clip
-from heads.facts import clip_fingerprint
+from heads.clips import clip_fingerprint, load_clip
 from proxyclip.errors import InputError, NotFound
 from proxyclip.vocabulary import Vocabulary
 
@@ -178,7 +176,7 @@ def test_what_may_change_after_training(run, clip, name):
 def test_what_is_part_of_the_training_may_not(tmp_path, clip, name):
     run = tiny_heads.saved(tmp_path / "run", name, clip)
     for entry in fields(heads.find_head(name).Options):
-        if entry.name not in CHANGEABLE:
+        if entry.name not in heads.find_head(name).Head.CHANGEABLE:
             with pytest.raises(InputError, match=f"^{entry.name} is part of the training of .* only short_side, crop"):
                 heads.plan(run, clip=clip, **{entry.name: 1})
 
@@ -346,10 +344,10 @@ def test_a_head_that_cannot_start_from_it_stays_as_it_is(run, clip, make, words)
 
 
 def test_names_of_heads():
-    assert heads.head_names() == ["cascade_clip", "otseg", "zegclip"]
+    assert heads.head_names() == ["cascade_clip", "cat_seg", "otseg", "zegclip"]
     assert heads.find_head("otseg").Head.method == "OTSeg"
     for name in ("otsg", "head", "mask_decoder"):
-        with pytest.raises(InputError, match=f"unknown head '{name}'.* Known: cascade_clip, otseg, zegclip"):
+        with pytest.raises(InputError, match=f"unknown head '{name}'.* Known: cascade_clip, cat_seg, otseg, zegclip"):
             heads.find_head(name)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         heads.lod  # noqa: B018

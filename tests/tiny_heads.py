@@ -3,15 +3,18 @@
 from collections import OrderedDict
 
 import numpy as np
+import pytest
 import tiny_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+import heads
 from heads import find_head
 from heads.checkpoint import save_checkpoint
 from heads.mask_decoder import QueryUpdate
 from proxyclip.backbones import build_clip
+from proxyclip.errors import InputError
 from proxyclip.vocabulary import Vocabulary
 
 CLASSES, SEEN = ("sky", "grass", "car", "boat", "tree"), ("sky", "car", "tree")
@@ -119,6 +122,15 @@ def save_official(path, model, prefix: str = "", meta=None, whole=True, **more) 
         {"meta": meta, "state_dict": state, "optimizer": {"state": {}}}, path, _use_new_zipfile_serialization=whole
     )
     return str(path)
+
+
+def refused(path, words: str, build: bool = False, **choices) -> None:
+    """One sentence with these words. build: whether weights may be loaded before it is known."""
+    with pytest.raises(InputError, match=words) as found:
+        planned = heads.plan(path, **choices)
+        assert build, "not refused before weights are loaded"
+        planned.build()
+    assert "\n" not in str(found.value)
 
 
 def embeddings_file(path, shape, seed: int = 0) -> str:
