@@ -1,4 +1,4 @@
-"""The loss of SegViT and its successors: a sigmoid focal loss and a dice loss on the masks of all classes.
+"""The losses of heads: focal and dice loss (SegViT and its successors), and binary cross-entropy (CAT-Seg).
 
 Lin et al., 2017 (focal loss, α = 0.25, γ = 2); Milletari et al., 2016 (dice loss). No map of all classes at full
 resolution is ever in memory.
@@ -13,6 +13,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
+from heads.cross_entropy_maps import CrossEntropyMaps
 from heads.loss_maps import LossMaps
 
 VOID = -1  # pixels without a label
@@ -42,13 +43,30 @@ def mask_loss(
     return {"loss_mask": mask_weight * focal / masks, "loss_dice": dice_weight * dice / masks}
 
 
+def cross_entropy_loss(logits: Tensor, labels: Tensor, void: Literal["negative", "masked"] = "negative") -> Tensor:
+    """Binary cross-entropy of logits (B, K, h, w), upsampled, and labels (B, H, W), negative where there is none.
+
+    The mean over all classes and pixels, a scalar; void: see `mask_loss`. If pixels are left out, all ranks divide by
+    the same number of pixels.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = CrossEntropyMaps.apply(logits, shifted(labels), void == "masked")
+    pixels = averaged((labels >= 0).sum()) if void == "masked" else labels.numel()
+    return total / (pixels * logits.shape[1])
+
+
 def number_of_masks(labels: Tensor, classes: int) -> Tensor:
     """Pairs of image and present class, averaged over all ranks; at least 1."""
-    masks = present_classes(labels, classes).sum().float()
+    return averaged(present_classes(labels, classes).sum())
+
+
+def averaged(count: Tensor) -> Tensor:
+    """The mean of a number over all ranks; at least 1."""
+    count = count.float()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(masks)
-        masks /= torch.distributed.get_world_size()
-    return masks.clamp(min=1)
+        torch.distributed.all_reduce(count)
+        count /= torch.distributed.get_world_size()
+    return count.clamp(min=1)
 
 
 def present_classes(labels: Tensor, classes: int) -> Tensor:
