@@ -41,9 +41,10 @@ class TrainConfig:
     batch: images at a time in each process. accumulation: batches whose gradients are averaged for one iteration.
     published_batch: images per iteration of the published run, all processes together, for a note if it is another.
     rate, min_rate, schedule, power, warmup, warmup_ratio: see `heads.training.schedule`. rate_factors: start of
-    parameter names -> factor on their rate. weight_decay: of everything that is trained, norms and biases as well, as
-    in the published runs. clip_norm: largest norm of all gradients together, 0 for no limit.
-    mask_weight, dice_weight, void: see `heads.losses.mask_loss`. checkpointing: less memory for more time.
+    parameter names -> factor on their rate. weight_decay: of everything that is trained; decay_norms: of norms as well,
+    as in the published runs. clip_norm: largest norm of all gradients together, 0 for no limit.
+    loss: "mask", focal and dice loss: for mask_weight, dice_weight and void see `heads.losses.mask_loss`; or
+    "cross_entropy". checkpointing: less memory for more time.
     evaluate_every, save_every, log_every: in iterations; evaluate_every 0: only at the end.
     """
 
@@ -68,7 +69,9 @@ class TrainConfig:
     warmup_ratio: float = 1e-6
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
+    decay_norms: bool = True
     clip_norm: float = 0.0
+    loss: Literal["mask", "cross_entropy"] = "mask"
     mask_weight: float = 100.0
     dice_weight: float = 1.0
     void: Literal["negative", "masked"] = "negative"

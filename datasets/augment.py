@@ -1,6 +1,7 @@
 """The augmentation of the published training runs: scale, crop, flip, photometric distortion, padding, in this order.
 
-Everything random comes from the generator that is passed in.
+Some runs distort before they flip, which makes the same images. Everything random comes from the generator that is
+passed in.
 """
 
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ class Augment:
 
     scale, ratio: both lengths of `scale` are multiplied by a factor drawn from the range `ratio`; the image is resized,
     keeping its aspect ratio, to the largest size whose long side is at most the longer of them, and whose short side is
-    at most the shorter. crop: side of the random crop. max_share: a crop is drawn again, ten times at most, until it
-    shows more than one class and none covers this share of its labelled pixels (1: the first crop is taken). flip:
-    probability of a horizontal flip.
+    at most the shorter. antialias: whether that is done by Pillow with antialiasing, as in detectron2, instead of by
+    OpenCV. crop: side of the random crop. max_share: a crop is drawn again, ten times at most, until it shows more than
+    one class and none covers this share of its labelled pixels (1: the first crop is taken). flip: probability of a
+    horizontal flip.
 
     distort: whether to distort colours, on the scale 0 to 255. brightness: the most that is added or subtracted.
     contrast, saturation: ranges of the factors. hue: the largest turn to either side, in units of 2 degrees.
@@ -49,6 +51,7 @@ class Augment:
     saturation: Range = (0.5, 1.5)
     hue: int = 18
     padding: tuple[float, float, float] = IMAGENET_MEAN
+    antialias: bool = False
 
     def __post_init__(self):
         check_pair("scale", self.scale, lambda value: is_whole(value, 1), "whole numbers of pixels")
@@ -58,7 +61,8 @@ class Augment:
         check("crop", self.crop, is_whole(self.crop, 1), "a whole number of pixels, at least 1")
         check("max_share", self.max_share, is_number(self.max_share, 0, 1) and self.max_share > 0, "in (0, 1]")
         check("flip", self.flip, is_number(self.flip, 0, 1), "a probability from 0 to 1")
-        check("distort", self.distort, isinstance(self.distort, bool), "True or False")
+        for name in ("distort", "antialias"):
+            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         check("brightness", self.brightness, is_number(self.brightness, 0, 255), "a number from 0 to 255")
         check("hue", self.hue, is_whole(self.hue, 0, 90), "a whole number from 0 to 90")
         colour = isinstance(self.padding, tuple) and len(self.padding) == 3
@@ -86,7 +90,7 @@ class Augment:
         long_side, short_side = (max(1, int(side * factor)) for side in (max(self.scale), min(self.scale)))
         size = scaled_size(*label.shape, short_side, long_side)
         # (h, w, 3), (h, w)
-        return resize(image, size), cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+        return resize(image, size, self.antialias), cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
 
     def cropped(self, image, label, rng):
         height, width = (min(side, self.crop) for side in label.shape)

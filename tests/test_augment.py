@@ -9,6 +9,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.augment import IMAGENET_MEAN, Augment
 from datasets.distortion import distort
@@ -80,6 +81,15 @@ def test_images_are_interpolated_and_labels_are_not(size):
             upper = (1 - x + left) * image[top, left] + (x - left) * image[top, right]
             lower = (1 - x + left) * image[bottom, left] + (x - left) * image[bottom, right]
             assert np.abs((1 - y + top) * upper + (y - top) * lower - resized[row, column]).max() < 1
+
+
+def test_antialiasing_is_that_of_pillow_and_leaves_labels_alone():
+    image, label = random_pair(60, 90)
+    augments = [Augment(scale=(99, 20), ratio=(1.0, 1.0), antialias=choice) for choice in (False, True)]
+    pairs = [augment.rescaled(image, label, np.random.default_rng(0)) for augment in augments]
+    pillow = Image.fromarray(image).resize((30, 20), Image.Resampling.BILINEAR)
+    assert np.array_equal(pairs[1][0], pillow) and not np.array_equal(pairs[0][0], pillow)
+    assert np.array_equal(pairs[0][1], pairs[1][1])
 
 
 # --- crop
@@ -319,6 +329,38 @@ def test_a_small_image_is_padded_at_the_right_and_below(size):
     assert (normalised == 0).all() and IMAGENET_MEAN == (0.485, 0.456, 0.406)
 
 
+CAT_SEG = {"scale": (1333, 384), "ratio": (1.0, 1.0), "crop": 384, "max_share": 1.0, "padding": (128 / 255,) * 3,
+           "antialias": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "size, resized", [((427, 640), (384, 576)), ((500, 375), (512, 384)), ((100, 800), (167, 1333))]
+)
+def test_the_augmentation_of_cat_seg(size, resized):
+    """Short side 384, crop, distortion before the flip, and what is missing grey and without a label."""
+    image, label = random_pair(*size)
+    flips = set()
+    for seed in range(6):
+        found, found_label = Augment(**CAT_SEG)(image, label, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        rng.uniform(1.0, 1.0)
+        height, width = (min(side, 384) for side in resized)
+        top, left = rng.integers(resized[0] - height + 1), rng.integers(resized[1] - width + 1)
+        flip = rng.random() < 0.5
+        expected = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
+        expected = distort(expected[top : top + height, left : left + width], rng, 32, (0.5, 1.5), (0.5, 1.5), 18)
+        expected_label = cv2.resize(label, resized[::-1], interpolation=cv2.INTER_NEAREST)
+        expected_label = expected_label[top : top + height, left : left + width]
+        if flip:
+            expected, expected_label = expected[:, ::-1], expected_label[:, ::-1]
+        missing = (0, 384 - height), (0, 384 - width)
+        expected = np.pad(expected, (*missing, (0, 0)), constant_values=128)
+        np.testing.assert_array_equal(np.rint(found * 255), expected)
+        np.testing.assert_array_equal(found_label, np.pad(expected_label, missing, constant_values=VOID))
+        flips.add(bool(flip))
+    assert flips == {False, True}
+
+
 def test_the_colour_of_padding_can_be_chosen():
     padded, _ = Augment(**PLAIN | {"scale": (8, 8), "crop": 9, "padding": (0.25, 0.5, 1.0)})(
         *random_pair(8, 8), np.random.default_rng(0)
@@ -356,6 +398,7 @@ def test_the_same_random_numbers_give_the_same_crop_and_others_another():
         ("flip", 1.5, "flip must be a probability from 0 to 1"),
         ("flip", True, "flip must be a probability"),
         ("distort", 1, "distort must be True or False, not 1"),
+        ("antialias", 1, "antialias must be True or False, not 1"),
         ("brightness", 300, "brightness must be a number from 0 to 255"),
         ("hue", 18.0, "hue must be a whole number from 0 to 90"),
         ("hue", 91, "hue must be a whole number from 0 to 90"),

@@ -36,7 +36,7 @@ def test_a_limit_of_time_ends_the_schedule():
     assert Schedule(100).done(10, seconds=1e9) == 0.1
 
 
-@pytest.mark.parametrize("head", tiny_training.OPTIONS)
+@pytest.mark.parametrize("head", [name for name in tiny_training.OPTIONS if name != "cat_seg"])
 def test_everything_that_is_trained_gets_one_rate_and_decays(head, monkeypatch):
     """Also norms and biases: the published settings without decay for these never match."""
     model = tiny_training.planned(monkeypatch, head).build(0)
@@ -47,6 +47,19 @@ def test_everything_that_is_trained_gets_one_rate_and_decays(head, monkeypatch):
     assert (group["lr"], group["base"], group["weight_decay"]) == (2e-4, 2e-4, 0.01)
     assert any("norm" in name for name in own) and any(name.endswith("bias") for name in own)
     assert not any(name.startswith("clip.") for name in own)
+
+
+def test_norms_and_partly_trained_weights_need_not_decay(monkeypatch):
+    """CAT-Seg: no decay of weights of CLIP, whose keys stay as they are, and none of norms if so chosen."""
+    model = tiny_training.planned(monkeypatch, "cat_seg").build(0)
+    norms = {f"{place}.{kind}" for place, module in model.named_modules() if "Norm" in type(module).__name__
+             for kind in ("weight", "bias")}  # fmt: skip
+    own = trained_parameters(model)
+    for decay_norms, exempt in ((True, set(model.tuned)), (False, set(model.tuned) | norms)):
+        groups = make_optimiser(model, 2e-4, 0.01, {}, decay_norms).param_groups
+        decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        assert {name for name, parameter in own.items() if decay[id(parameter)] == 0} == exempt & own.keys()
+        assert set(decay.values()) == {0.0, 0.01} and exempt & own.keys()
 
 
 def test_parts_can_have_rates_of_their_own(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heads.checkpoint import load_weights
-from heads.facts import StoredHead, clip_fingerprint
+from heads.facts import StoredHead
 from heads.head import TrainableHead
 from heads.training.log import TrainingLog
 from heads.training.objective import Objective
@@ -34,7 +34,9 @@ class Recipe:
     rate: float = 2e-4
     rate_factors: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
+    decay_norms: bool = True
     clip_norm: float = 0.0
+    loss: Literal["mask", "cross_entropy"] = "mask"
     mask_weight: float = 100.0
     dice_weight: float = 1.0
     void: Literal["negative", "masked"] = "negative"
@@ -66,13 +68,15 @@ def begin(
         check_settings(file, state, settings)
     progress = Progress(linear=settle_linear_layers(state))
     head = planned.build(recipe.seed)
-    head.encoder.checkpointing = recipe.checkpointing
-    clip = clip_fingerprint(head.clip)
-    optimiser = make_optimiser(head, recipe.rate, recipe.weight_decay, recipe.rate_factors)
+    head.checkpointing = recipe.checkpointing
+    clip = head.clip_fingerprint
+    optimiser = make_optimiser(head, recipe.rate, recipe.weight_decay, recipe.rate_factors, recipe.decay_norms)
     if state:
         progress = load_state(file, state, head, optimiser, clip)
     elif start:
         load_weights(head, start)
+    else:
+        head.load_published()
     objective, choose = objective_of(recipe, head), "mIoU" if recipe.setting == "fully" else "hIoU"
     run = Training(
         *(head, objective, optimiser, schedule, pace, recipe.clip_norm, recipe.seed),
@@ -86,10 +90,13 @@ def begin(
 
 
 def objective_of(recipe: Recipe, head: TrainableHead) -> Objective:
-    with torch.no_grad():
-        text = head.encode_classes(Vocabulary.parse(recipe.known)).clone()  # (K, E) or (K, P, E)
+    text = Vocabulary.parse(recipe.known)
+    if not head.trains_text:
+        with torch.no_grad():
+            text = head.encode_classes(text).clone()  # (K, E) or (K, P, E)
     unseen = unseen_indices(recipe, head) if recipe.setting == "transductive" else None
-    return Objective(text, unseen, recipe.mask_weight, recipe.dice_weight, recipe.void, head.precision)
+    weights = recipe.mask_weight, recipe.dice_weight
+    return Objective(text, unseen, recipe.loss, *weights, recipe.void, head.precision)
 
 
 def unseen_indices(recipe: Recipe, head: TrainableHead) -> Tensor:

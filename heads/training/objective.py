@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from heads.losses import mask_loss, number_of_masks, pseudo_labels
+from heads.losses import cross_entropy_loss, mask_loss, number_of_masks, pseudo_labels
+from proxyclip.vocabulary import Vocabulary
 
 UNLABELLED = -2  # the label of a pixel of some unseen class; which one, a training sample does not say
 
@@ -27,14 +28,16 @@ class Outcome(NamedTuple):
 class Objective:
     """The losses of all predictions of a head.
 
-    text: embeddings of the classes that labels count, (K, E) or (K, P, E). unseen: (U,) indices of the classes without
+    text: embeddings of the classes that labels count, (K, E) or (K, P, E), or their names, where training changes what
+    encodes them. loss: "mask", focal and dice loss, or "cross_entropy". unseen: (U,) indices of the classes without
     labels, in the transductive setting: pixels marked UNLABELLED get the one with the highest score in the model's own
     prediction. mask_weight, dice_weight, void: see `mask_loss`. precision: the type that predictions are computed in;
     losses are computed in float32.
     """
 
-    text: Tensor
+    text: Tensor | Vocabulary
     unseen: Tensor | None = None
+    loss: Literal["mask", "cross_entropy"] = "mask"
     mask_weight: float = 100.0
     dice_weight: float = 1.0
     void: Literal["negative", "masked"] = "negative"
@@ -50,8 +53,14 @@ class Objective:
         decided = combine({name: logits.detach() for name, logits in predictions.items()})  # (B, K, h, w)
         if self.unseen is not None:
             labels = pseudo_labels(decided, labels, self.unseen, UNLABELLED)
-        masks = number_of_masks(labels, decided.shape[1])
-        weights = self.mask_weight, self.dice_weight, self.void
-        found = {name: mask_loss(logits, labels, *weights, masks) for name, logits in predictions.items()}
+        if self.loss == "mask":
+            masks = number_of_masks(labels, decided.shape[1])
+            weights = self.mask_weight, self.dice_weight, self.void
+            found = {name: mask_loss(logits, labels, *weights, masks) for name, logits in predictions.items()}
+        else:
+            found = {
+                name: {"loss_cross_entropy": cross_entropy_loss(logits, labels, self.void)}
+                for name, logits in predictions.items()
+            }
         losses = {f"{name}.{part}": value for name, parts in found.items() for part, value in parts.items()}
         return Outcome(losses, decided, labels)

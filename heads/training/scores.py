@@ -1,14 +1,12 @@
 """The scores of a head while it is trained, by the shared evaluation loop."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from heads.head import TrainableHead
 from proxyclip.evaluation.counting import Settings
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.image_io import resize_to
 from proxyclip.vocabulary import Vocabulary
 
 Scores = dict[str, float]
@@ -24,13 +22,12 @@ def scores_on(
     """
     vocabulary = Vocabulary.parse(head.classes)
     left_out = [head.classes.index(name) for name in unseen]
-    resize = partial(resize_to, size_for=head.size_for)
 
     def predict(image, size):
         return head.predict(image, size, vocabulary, 0.0, batch_windows).labels.cpu().numpy()
 
     def scores() -> Scores | None:
-        counts = evaluate(predict, samples, len(head.classes), resize, Settings(workers), ranks=ranks)
+        counts = evaluate(predict, samples, len(head.classes), head.resize, Settings(workers), ranks=ranks)
         if counts is None:
             return None
         confusion = ConfusionMatrix(len(head.classes), counts.matrix)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from heads.checkpoint import FROZEN
 from heads.head import TrainableHead
 from proxyclip.backbones.cpu_kernels import convolutions_are_faster
 from proxyclip.backbones.weights import load_strict, read_whole
@@ -99,7 +98,7 @@ def load_state(path: Path, state: dict, head: TrainableHead, optimiser, clip: st
     """Sets weights and optimiser to a state; returns the progress. InputError if the head or its CLIP are others."""
     if state["clip"] != clip:
         raise InputError(f"{path} is of a run on another CLIP than {head.clip.name}: it cannot be continued")
-    load_strict(head, state["weights"], str(path), keep=(FROZEN,))
+    load_strict(head, state["weights"], str(path), keep=head.frozen())
     try:
         optimiser.load_state_dict(state["optimiser"])
     except ValueError as error:
