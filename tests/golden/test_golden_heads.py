@@ -9,6 +9,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import heads_cat_seg
 from golden import heads_models as models
 from golden.cases import SHIPPED, all_cases
 from golden.heads_decoders import check_head
@@ -135,16 +136,20 @@ KINDS = {
     "otseg_head": check_head,
     "cascade_head": check_head,
     "segmentor": check_segmentor,
+    **heads_cat_seg.KINDS,
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_golden(case, tmp_path):
-    if case.file.stem.startswith("catseg_"):
-        pytest.skip("heads/ has no CAT-Seg")
     kinds = [kind for kind in KINDS if case.file.stem.startswith(kind)]
     assert kinds, f"{case.file.stem} is a case of unknown kind; known: {', '.join(KINDS)}"
     KINDS[kinds[0]](case, *([tmp_path] if kinds[0] == "segmentor" else []))
+
+
+@pytest.mark.parametrize("case", [case for case in ALL if case.file.stem == "catseg_trainable"], ids=str)
+def test_what_cat_seg_trains(case):
+    heads_cat_seg.check_trained(case)
 
 
 def test_every_file_is_a_case_or_a_known_table():
@@ -153,5 +158,13 @@ def test_every_file_is_a_case_or_a_known_table():
 
 def test_kinds_of_cases_are_shipped():
     shipped = [file.stem for file in (SHIPPED / "heads").glob("*.json")]
-    for kind in ("vpt_backbone", "zegclip_head", "otseg_sinkhorn", "otseg_attention", "segmentor", "class_splits"):
+    for kind in (
+        "vpt_backbone",
+        "zegclip_head",
+        "otseg_sinkhorn",
+        "otseg_attention",
+        "segmentor",
+        "catseg_aggregator",
+        "class_splits",
+    ):
         assert any(stem.startswith(kind) for stem in shipped), kind
