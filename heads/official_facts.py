@@ -1,4 +1,7 @@
-"""What the weights of a published checkpoint tell about its head; the names of its classes have to be given."""
+"""What the weights of a published checkpoint of ZegCLIP, OTSeg or Cascade-CLIP tell about its head.
+
+The names of its classes have to be given.
+"""
 
 import math
 import re
@@ -12,7 +15,7 @@ from heads.prompted_encoder import MEAN, STD
 from proxyclip.backbones.weights import some
 from proxyclip.errors import InputError
 
-CLIP = "ViT-B-16:openai"  # of all published checkpoints
+CLIP = "ViT-B-16:openai"  # of all of them
 STRIDE = 426  # of most published runs
 LAYER = re.compile(r"decode_head\.(?:decoder_1|cascade_decoders\.0)\.layers\.(\d+)\.")
 NEEDED = ("backbone.positional_embedding", "backbone.conv1.weight", "backbone.prompt_proj.weight")
@@ -35,8 +38,7 @@ def official_facts(
     given. assumed: options that training had. training: see `Facts`. Raises InputError where something is missing or
     contradicts the file.
     """
-    if absent := [name for name in NEEDED if name not in state]:
-        raise InputError(f"{source} lacks {some(absent)}")
+    check_present(state, NEEDED, source)
     name = head_of(state, head, source)
     classes = stored if classes is None else classes
     if classes is None or seen is None:
@@ -71,16 +73,40 @@ def head_of(state: Mapping[str, Tensor], given: str | None, source: str) -> str:
     fitting = ("cascade_clip",) if cascade else ("zegclip", "otseg")
     if given is None and len(fitting) > 1:
         raise InputError(f"{source} is of zegclip or of otseg, whose weights have the same names: say which head it is")
+    check_head(given, fitting, source)
+    return given or fitting[0]
+
+
+def check_head(given: str | None, fitting: tuple[str, ...], source: str) -> None:
+    """InputError for a head that is given, but is none of those that the weights may be of."""
     if given not in (None, *fitting):
         find_head(given)
         raise InputError(f"{source} is of {' or '.join(fitting)}, not of {given}")
-    return given or fitting[0]
+
+
+def check_present(state: Mapping[str, Tensor], needed: Sequence[str], source: str) -> None:
+    """InputError unless all of these weights are there."""
+    if absent := [name for name in needed if name not in state]:
+        raise InputError(f"{source} lacks {some(absent)}")
+
+
+def check_seen(classes: tuple, seen: tuple) -> None:
+    """InputError for seen classes that are none."""
+    if unknown := [name for name in seen if name not in classes]:
+        raise InputError(f"seen names {some(unknown)}, not among the classes")
+
+
+def agreed(found: Mapping, assumed: Mapping, source: str) -> dict:
+    """Options that the weights tell, and those assumed; InputError where they contradict each other."""
+    for option, value in found.items():
+        if assumed.get(option, value) != value:
+            raise InputError(f"{option} is {assumed[option]}, but {source} was trained with {value}")
+    return {**assumed, **found}
 
 
 def check_counts(state: Mapping[str, Tensor], classes: tuple, seen: tuple, source: str) -> None:
     """InputError unless the loss in training was of as many classes as there are, all or seen."""
-    if unknown := [name for name in seen if name not in classes]:
-        raise InputError(f"seen names {some(unknown)}, not among the classes")
+    check_seen(classes, seen)
     if COUNT in state and (count := len(state[COUNT]) - 1) not in (len(classes), len(seen)):
         given = f"{len(classes)}, {len(seen)} of them seen"
         raise InputError(f"{source} was trained with other classes than those given: {count}, not {given}")
@@ -109,10 +135,7 @@ def options_of(state: Mapping[str, Tensor], head: str, assumed: Mapping, source:
         levels = assumed.setdefault("levels", find_head(head).Options().levels)
         if len(levels) != (count := len(state["backbone.proj_layers"])):
             raise InputError(f"{source} uses {count} blocks besides the last: name them with levels, not {levels}")
-    for option, value in found.items():
-        if assumed.get(option, value) != value:
-            raise InputError(f"{option} is {assumed[option]}, but {source} was trained with {value}")
-    return assumed | found
+    return agreed(found, assumed, source)
 
 
 def depth_of(state: Mapping[str, Tensor]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_benchmarks
+import tiny_cat_seg
+import tiny_clip
 import tiny_heads
 import torch
 from openpyxl import load_workbook
@@ -101,6 +103,20 @@ def test_a_trained_head_is_evaluated_under_its_own_protocol(tmp_path, run, clip,
     assert row in page.read_text()
 
 
+def test_a_head_asks_for_every_word_of_a_background(tmp_path, run, clip):
+    line = evaluate(tmp_path, "--checkpoint", run, "--set", f"clip={clip}", "--save-predictions", config="cfg_voc20b")
+    model, config = heads.load(run, clip=clip, device="cpu", seen_penalty=0.0), load_config("cfg_voc20b")
+    (folder,) = (tmp_path / "out" / "predictions").iterdir()
+    image, _, _, stems = tiny_benchmarks.LAYOUTS["cfg_voc20b"]
+    for stem in stems:
+        found = np.asarray(Image.open(folder / f"{stem}.png"))
+        photograph = read_image(tmp_path / "data" / image.format(stem))
+        words = [*config.queries[0].split("; "), *VOC20.classes]
+        expected = model.segment(photograph, words).labels.astype(int)  # of 39 words, then of 20 classes
+        assert np.array_equal(found, np.maximum(expected - 38, 0)) and len(np.unique(found)) > 1
+    assert line["dataset"] == "voc20b" and line["protocol"]["threshold"] is None and line["changed"] == {}
+
+
 def test_what_differs_from_the_training_is_listed(tmp_path, run, clip):
     file = tiny_heads.embeddings_file(tmp_path / "words.npy", (20, 16))
     changes = ["short_side=32", "stride=8", "seen_penalty=0.2", f"text_embeddings={file}", f"clip={clip}"]
@@ -170,6 +186,29 @@ def test_a_published_checkpoint_with_its_training_configuration(tmp_path, clip):
     assert line["protocol"].items() >= {"short_side": 40, "crop": 32, "decoder_heads": 2, "prompts": 3}.items()
     own = evaluate(tmp_path, "--checkpoint", trained(tmp_path / "zeg", clip), "--set", f"clip={clip}")
     assert line["per_class"] == own["per_class"]
+
+
+def test_a_published_checkpoint_that_needs_no_training_configuration(tmp_path, capsys):
+    """What CAT-Seg was trained on is recorded if it is said, and changes nothing else."""
+    clip = tiny_clip.save_folder(tmp_path / "clip", **tiny_cat_seg.LAYERS)
+    file = tiny_cat_seg.save_official(tmp_path / "cat_seg.pth", tiny_cat_seg.tuned_head(clip))
+    untold = {name: tiny_cat_seg.OPTIONS[name] for name in tiny_cat_seg.UNTOLD}
+    told = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in untold.items()
+    ]
+    options = "--checkpoint", file, "--set", f"clip={clip}", *told
+    line = evaluate(tmp_path, *options)
+    assert line["trained"].items() >= {"dataset": None, "setting": None}.items()
+    said = capsys.readouterr().out
+    assert line["model"] == "CAT-Seg" and f"voc20: CAT-Seg, {line['trained']['weights']} (" in said
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from dataclasses import replace\nfrom configs.heads.cat_seg_coco_stuff164k_fully import config as base\n"
+        f"config = replace(base, options={untold})\n"
+    )
+    second = evaluate(tmp_path, *options, "--train-config", config)
+    assert second["trained"].items() >= {"dataset": "coco_stuff164k", "setting": "fully"}.items()
+    assert second["per_class"] == line["per_class"]
 
 
 def truncate(run) -> None:
@@ -249,7 +288,10 @@ def test_eval_all_takes_checkpoints_beside_models_or_alone(tmp_path, run, clip):
     of_mini = [("mini", "clip", name) for name in ("cfg_voc20", "cfg_ade20k")]
     assert planned(*given, "--models", "mini", "--methods", "clip") == of_mini + of_one + of_other
     on_all = {config for _, _, config in planned("--checkpoints", run)}
-    assert on_all == {config for _, _, config in planned()} - {"cfg_scenes"}
+    assert on_all == {config for _, _, config in planned()} - {"cfg_scenes"} | {"cfg_voc20b"}
+    assert ("vitb16-dino", "proxyclip", "cfg_voc20b") in planned("--configs", "voc20b", "voc20")
+    both = planned("--checkpoints", run, "--models", "vitb16-dino")
+    assert [model for model, _, config in both if config == "cfg_voc20b"] == [run]
 
 
 def test_eval_all_runs_a_head_of_the_embedded_clip_on_its_scenes(tmp_path):

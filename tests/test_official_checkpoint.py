@@ -4,12 +4,11 @@ import pytest
 import tiny_clip
 import tiny_heads
 import torch
-from tiny_heads import CLASSES, OWN, SEEN, official_state, scores
+from tiny_heads import CLASSES, OWN, SEEN, official_state, refused, scores
 
 import heads
 from heads.official import from_official
 from heads.official_facts import COUNT
-from proxyclip.errors import InputError
 
 NAMES = {"classes": CLASSES, "seen": SEEN}
 
@@ -74,14 +73,6 @@ def test_the_rounding_of_half_precision_is_no_other_clip(tmp_path, clip, zegclip
     found = heads.load(tiny_heads.save_official(tmp_path / "a.pth", zegclip, **halved), **choices("zegclip", clip))
     assert {value.dtype for value in found.trained().values()} == {torch.float32}
     assert (scores(found) - scores(zegclip)).abs().max() < 1e-2
-
-
-def refused(file, words, build=False, **given):
-    with pytest.raises(InputError, match=words) as found:
-        planned = heads.plan(file, **given)
-        assert build, "not refused before weights are loaded"
-        planned.build()
-    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize(("given", "words"), [
