@@ -11,12 +11,17 @@ from configs.load import load_config
 from configs.train_overrides import read_train_settings
 from configs.training import TrainConfig
 from heads import find_head
+from heads.cat_seg import LONG_SIDE
 from heads.training.plan import plan_head
 from proxyclip.errors import InputError, NotFound
 
 FOLDER = Path(__file__).parents[1] / "configs" / "heads"
 NAMES = sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
 HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP"}
+CAT_SEG = {  # name before the dataset's -> published configuration, None for those of mmsegmentation
+    "cat_seg": "configs/vitb_384.yaml", "cat_seg_large": "configs/vitl_336.yaml",
+    "cat_seg_r101": None, "cat_seg_swin_b": None,
+}  # fmt: skip
 DATASETS = {
     "voc20": ("ZeroPascalVOCDataset20",),
     "context59": ("ZeroPascalVOCDataset59", "ZeroPascalContextDataset59"),
@@ -35,6 +40,8 @@ UNPUBLISHED = {
     "zegclip_context59_inductive", "zegclip_context59_transductive", "zegclip_context59_fully",
     "cascade_clip_voc20_fully", "cascade_clip_context59_fully", "cascade_clip_coco_stuff164k_fully",
 }  # fmt: skip
+LIKE_PUBLISHED = [name for name in NAMES if not name.startswith("cat_seg") and "scenes" not in name
+                  and name not in UNPUBLISHED]  # fmt: skip
 EMBEDDINGS = {  # file -> dataset, prompts
     "voc12_single.npy": ("voc20", 1), "coco_multi.npy": ("coco_stuff164k", 15), "coco_otseg.npy": ("coco_stuff164k", 8),
     "context-59_multi.npy": ("context59", 15), "voc12_otseg.npy": ("voc20", 6), "context_otseg.npy": ("context59", 8),
@@ -46,7 +53,8 @@ def load(name: str) -> TrainConfig:
 
 
 def split_name(name: str) -> tuple[str, str, str]:
-    head = next(head for head in HEADS if name.startswith(head))
+    """Name of the head with its variant, of the dataset, and of the setting."""
+    head = max((head for head in (*HEADS, *CAT_SEG) if name.startswith(head)), key=len)
     dataset, _, setting = name.removeprefix(f"{head}_").rpartition("_")
     return head, dataset, setting
 
@@ -57,6 +65,8 @@ def options_of(config: TrainConfig):
 
 def test_every_combination_is_there():
     expected = {f"{head}_{data}_{setting}" for head in HEADS for data in (*DATASETS, "scenes") for setting in SETTINGS}
+    expected |= {f"cat_seg_scenes_{setting}" for setting in SETTINGS}
+    expected |= {f"{head}_coco_stuff164k_fully" for head in CAT_SEG}
     assert set(NAMES) == expected
 
 
@@ -64,23 +74,29 @@ def test_every_combination_is_there():
 def test_every_configuration_can_be_built(name):
     """All but weights and data: with its options on its CLIP, and the classes of its setting."""
     head, dataset, setting = split_name(name)
-    config = load(name)
+    config, head = load(name), "cat_seg" if head in CAT_SEG else head
     assert (config.head, config.data.name, config.setting) == (head, dataset, setting)
     planned = plan_head(head, config.options, config.clip, config.data.classes, config.seen, "cpu")
     unseen = 0 if setting == "fully" else len(config.left_out)
-    assert len(config.seen) + unseen == len(config.data.classes) and config.left_out
+    assert len(config.seen) + unseen == len(config.data.classes)
+    assert bool(config.left_out) == (head != "cat_seg" or dataset == "scenes")
     assert config.known == (config.seen if setting == "inductive" else config.data.classes)
     assert planned.name == head and planned.options.image_size >= planned.options.crop
-    assert (planned.options.seen_penalty == 0) == (setting == "transductive")
+    assert (planned.options.seen_penalty == 0) == (setting == "transductive" or head == "cat_seg")
     record = config.record()
     assert json.loads(json.dumps(record)) == record and record["seen"] == list(config.seen)
 
 
-def published() -> dict[str, dict]:
-    """Our name -> the published configuration."""
+def official_configs() -> dict:
+    """Name of the project -> its published configurations."""
     if "GOLDEN_DIR" not in os.environ:
         pytest.skip("GOLDEN_DIR is not set")
-    found = json.loads((Path(os.environ["GOLDEN_DIR"]) / "heads" / "official_configs.json").read_text())
+    return json.loads((Path(os.environ["GOLDEN_DIR"]) / "heads" / "official_configs.json").read_text())
+
+
+def published() -> dict[str, dict]:
+    """Our name -> the published configuration, of all heads but CAT-Seg."""
+    found = official_configs()
     names = {
         (HEADS[head], theirs, SETTINGS[setting]): f"{head}_{data}_{setting}"
         for head in HEADS for data in DATASETS for theirs in DATASETS[data] for setting in SETTINGS
@@ -94,10 +110,10 @@ def published() -> dict[str, dict]:
 
 
 def test_all_but_the_named_ones_were_published():
-    assert {name for name in NAMES if "scenes" not in name} - published().keys() == UNPUBLISHED
+    assert {*LIKE_PUBLISHED} == published().keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "scenes" not in name and name not in UNPUBLISHED])
+@pytest.mark.parametrize("name", LIKE_PUBLISHED)
 def test_published_values(name):
     theirs, config = dict(published()[name]), load(name)
     for (slip, field), value in SLIPS.items():
@@ -154,6 +170,64 @@ def test_published_values(name):
     assert config.setting == "fully" or sorted(unseen) == sorted(theirs["unseen_idx"])
     assert len(config.data.classes) == theirs["num_classes_total"] and len(config.seen) == theirs["num_seen"]
     assert (config.train_split, config.evaluated) == ("train", "val")
+
+
+@pytest.mark.parametrize("head", [head for head, file in CAT_SEG.items() if file])
+def test_published_values_of_cat_seg(head):
+    project, config = official_configs()["CAT-Seg"], load(f"{head}_coco_stuff164k_fully")
+    (theirs,) = (found["merged"] for found in project["configs"] if found["config"] == CAT_SEG[head])
+    options, augment, defaults = options_of(config), config.augment, project["code_defaults"]
+    model, solver, inputs, test = theirs["MODEL"]["SEM_SEG_HEAD"], theirs["SOLVER"], theirs["INPUT"], theirs["TEST"]
+    clip = model["CLIP_PRETRAINED"]
+
+    # The run
+    assert (solver["OPTIMIZER"], solver["BASE_LR"]) == ("ADAMW", config.rate)
+    assert (solver["WEIGHT_DECAY"], config.decay_norms) == (config.weight_decay, False)
+    assert defaults["WEIGHT_DECAY_NORM"] == "detectron2 default 0.0"
+    assert (solver["LR_SCHEDULER_NAME"], config.schedule, config.min_rate) == ("WarmupCosineLR", "cosine", 0)
+    assert (solver["WARMUP_ITERS"], solver["MAX_ITER"]) == (config.warmup, config.iterations)
+    assert config.rate_factors == {"clip.": solver["CLIP_MULTIPLIER"]}
+    limit = solver["CLIP_GRADIENTS"]
+    assert limit == {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": config.clip_norm, "NORM_TYPE": 2}
+    assert (config.batch, config.accumulation, config.published_batch) == (1, 1, solver["IMS_PER_BATCH"])
+    assert (config.loss, config.void, config.evaluate_every) == ("cross_entropy", "negative", test["EVAL_PERIOD"])
+
+    # The head
+    assert config.clip == {"ViT-B/16": "ViT-B-16:openai", "ViT-L/14@336px": "ViT-L-14-336:openai"}[clip]
+    of_clip = {key: defaults[key].get(clip, defaults[key]["otherwise"]) for key in ("layer_indexes", "clip_resolution")}
+    assert (list(options.guidance_blocks), options.clip_size) == (of_clip["layer_indexes"], of_clip["clip_resolution"])
+    assert options.clip_size // {"ViT-B/16": 16, "ViT-L/14@336px": 14}[clip] == model["FEATURE_RESOLUTION"][0]
+    assert (options.guidance, options.finetune, options.prompts) == ("clip", model["CLIP_FINETUNE"], 0)
+    assert (model["PROMPT_LENGTH"], model["PROMPT_DEPTH"]) == (0, 0)
+    names = {"image_guidance": "APPEARANCE_GUIDANCE_PROJ_DIM", "text_guidance": "TEXT_GUIDANCE_PROJ_DIM",
+             "layers": "NUM_LAYERS", "attention_heads": "NUM_HEADS", "hidden": "HIDDEN_DIMS",
+             "window": "WINDOW_SIZES", "attention": "ATTENTION_TYPE"}  # fmt: skip
+    assert {name: getattr(options, name) for name in names} == {name: model[key] for name, key in names.items()}
+    names = {"decoder": "DECODER_DIMS", "guidance_features": "DECODER_GUIDANCE_DIMS",
+             "decoder_guidance": "DECODER_GUIDANCE_PROJ_DIMS"}  # fmt: skip
+    assert {name: list(getattr(options, name)) for name in names} == {name: model[key] for name, key in names.items()}
+    assert model["POOLING_SIZES"] == [options.pooling] * 2 and options.pad_len == defaults["pad_len"]
+    assert project["evaluation"]["POOLING_SIZES"] == [options.evaluation_pooling] * 2
+    assert theirs["MODEL"]["PROMPT_ENSEMBLE_TYPE"] == "single" and options.templates == (
+        "A photo of a {} in the scene",
+    )
+    assert (options.synonyms, options.text_embeddings) == ("first", None)
+
+    # Windows and images
+    views = defaults["sliding_window"]
+    assert (options.crop, options.stride, [options.square] * 2) == (
+        views["kernel"], views["stride"], views["image_resized_to"],
+    )  # fmt: skip
+    assert (options.short_side, LONG_SIDE) == (inputs["MIN_SIZE_TEST"], inputs["MAX_SIZE_TEST"])
+    assert augment.scale == (1333, *inputs["MIN_SIZE_TRAIN"]) and augment.ratio == (1, 1) and augment.antialias
+    assert (inputs["CROP"]["TYPE"], inputs["CROP"]["SIZE"]) == ("absolute", [options.image_size] * 2)
+    assert inputs["SIZE_DIVISIBILITY"] == options.image_size and augment.padding == (128 / 255,) * 3
+    assert augment.max_share == inputs["CROP"]["SINGLE_CATEGORY_MAX_AREA"]
+    assert (augment.distort, augment.flip) == (inputs["COLOR_AUG_SSD"], 0.5)
+
+    # The data
+    assert len(config.seen) == len(config.data.classes) == model["NUM_CLASSES"]
+    assert theirs["DATASETS"]["TRAIN"] == ["coco_2017_train_stuff_all_sem_seg"] and config.train_split == "train"
 
 
 def test_templates_of_the_published_text_embeddings():

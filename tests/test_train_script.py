@@ -36,7 +36,7 @@ from datasets.scenes.dataset import SyntheticScenes
 
 SPLITS = {{"train": range(1000, 1010), "tune": range(500, 502)}}
 benchmark = replace(base.benchmark, data=SyntheticScenes(size=64, splits=SPLITS), split="tune")
-options = {{**base.options, "image_size": 32, "short_side": 64, "crop": 32, "stride": 32, "decoder_layers": 2}}
+options = {{**base.options, "image_size": 32, "short_side": 64, "crop": 32, "stride": 32, **{own}}}
 augment = replace(base.augment, scale=(64, 64))
 config = replace(base, benchmark=benchmark, evaluation_split=None, options=options, augment=augment, batch=2,
                  rate=1e-3, iterations=3, warmup=0, evaluate_every=0, save_every=2, log_every=1)
@@ -49,7 +49,8 @@ def config(tmp_path):
 
     def write(head="zegclip", setting="inductive"):
         file = tmp_path / f"{head}_{setting}.py"
-        file.write_text(CONFIG.format(head=head, setting=setting))
+        own = {"clip_size": 32, "window": 2, "square": 64} if head == "cat_seg" else {"decoder_layers": 2}
+        file.write_text(CONFIG.format(head=head, setting=setting, own=own))
         return file
 
     return write
@@ -206,7 +207,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("head", ["cascade_clip"])
+@pytest.mark.parametrize("head", ["cascade_clip", "cat_seg"])
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(head, config, tmp_path, one_thread):
     """Kill -9 at a random moment, twice; losses and weights are those of an unbroken run, to the last bit."""
     settings = ["--iterations", 24, "--set", "save_every=3", "evaluate_every=10"]

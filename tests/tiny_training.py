@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tiny_cat_seg
 import tiny_clip
 
 from datasets.augment import Augment
@@ -22,12 +23,16 @@ from proxyclip.evaluation.distributed import Ranks
 CLASSES = ("sky", "grass", "car", "boat", "tree", "road")
 UNSEEN = ("boat", "tree")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
-SMALL = {"image_size": 32, "short_side": 40, "crop": 32, "stride": 16, "prompts": 3, "decoder_heads": 2}
+SMALL = {
+    "image_size": 32, "short_side": 40, "crop": 32, "stride": 16, "prompts": 3, "decoder_heads": 2, "dropout": 0.0,
+}  # fmt: skip
 OPTIONS = {
     "zegclip": SMALL,
     "otseg": {**SMALL, "templates": ("a {}.", "some {}.")},
     "cascade_clip": {**SMALL, "levels": (0,), "group_size": 1},
+    "cat_seg": {**tiny_cat_seg.OPTIONS, "guidance_blocks": (0, 0)},
 }
+PROMPTED = tuple(head for head, options in OPTIONS.items() if "prompts" in options)  # with a frozen CLIP
 
 
 class Item(NamedTuple):
@@ -59,7 +64,7 @@ def planned(monkeypatch, head: str = "zegclip", setting: str = "inductive", **op
     monkeypatch.setattr(plans, "load_clip", lambda *_: (tiny_clip.clip(), None))
     monkeypatch.setattr(plans, "bare_clip", lambda _: tiny_clip.clip().to("meta"))
     seen = CLASSES if setting == "fully" else SEEN
-    return plan_head(head, {**OPTIONS[head], "dropout": 0.0} | options, "tiny", CLASSES, seen, "cpu", "fp32")
+    return plan_head(head, OPTIONS[head] | options, "tiny", CLASSES, seen, "cpu", "fp32")
 
 
 def recipe(setting: str = "inductive", **fields) -> Recipe:

@@ -83,7 +83,7 @@ def parse(arguments) -> argparse.Namespace:
     add("--method", default="proxyclip", help="of a preset: proxyclip (default), maskclip or clip")
     add("--clip", help="of a trained head whose checkpoint names a CLIP without a place")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image, before it is resized")
-    add("--classes", type=int, metavar="N", help="default: those of a head's training, 20 for a preset")
+    add("--classes", type=int, metavar="N", help="default: those of a head's training, else 20")
     add("--rounds", type=int, default=5, metavar="N", help="timed runs after the first one (default: 5)")
     add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     add("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
@@ -107,7 +107,7 @@ def make(options) -> tuple[Segmentor, int]:
     clip = build_clip.load(random_clip(find_clip(plan.clip)[0]))
     options_of_head = replace(plan.options, text_embeddings=None)
     model = plan.head.Head(clip, options_of_head, classes, seen).set_precision(plan.dtype).to(plan.device).eval()
-    return model, options.classes or len(classes)
+    return model, options.classes or len(classes) or 20  # not every checkpoint names classes
 
 
 def random_clip(spec: str) -> str:
