@@ -29,7 +29,7 @@ from benchmarks.cpu import processor  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.files import write_json  # noqa: E402
 
-HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP"}
+HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP", "cat_seg": "CAT-Seg"}
 SETTINGS = ("inductive", "transductive", "fully")
 BASELINES = {"maskclip": "values only (MaskCLIP)", "proxyclip": "ProxyCLIP"}
 COLUMNS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
@@ -43,7 +43,11 @@ def parse() -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1])
     add("--jobs", type=int, default=1, help="trainings at a time, which share the cores (default: 1)")
     add("--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="extra", help="passed to train.py")
-    add("--precision", default="bf16", help="of training: bf16 (default) or fp32")
+    add(
+        "--precision",
+        default="fp32",
+        help="of training: fp32 (default) or bf16, which is no faster here",
+    )
     add("--workdir", type=Path, default=Path("runs/heads"))
     add("--data-root", type=Path, help="where the scenes are kept (default: $PROXYCLIP_DATA or data/)")
     return parser.parse_args()
