@@ -63,6 +63,26 @@ def test_heads_use_the_names_of_a_benchmark(name):
     assert torch.equal(model.encode_classes(vocabulary), model.encode_classes(Vocabulary.parse(["boat", "sky"])))
 
 
+@ALL
+def test_each_word_of_a_background_is_a_query(name):
+    """The best of its words counts for the class; what is subtracted from them is that of the class."""
+    options = {"classes": ("ground", "car", "tree"), "seen": ("ground", "car")}
+    words, photograph = ["tree", "cow", "boat", "car"], tiny_clip.photograph(40, 56)
+    listed = Vocabulary.parse(["tree; cow", "ship; vessel", "car"], ["ground", "boat", "car"], lists=["ground"])
+    single = with_drawn_scores(name, **options, seen_penalty=0.0).segment(photograph, words, probabilities=words)
+    scores = np.stack([single.probabilities[word] for word in words])
+    for penalty in (0.0, 0.1):
+        model = with_drawn_scores(name, **options, seen_penalty=penalty)
+        assert torch.equal(model.encode_classes(listed), model.encode_classes(Vocabulary.parse(words)))
+        found = model.segment(photograph, listed, probabilities=listed.names)
+        expected = np.stack([scores[:2].max(0) - penalty, scores[2], scores[3] - penalty])
+        for index, given in enumerate(listed.classes):
+            np.testing.assert_allclose(found.probabilities[given], expected[index], atol=1e-6)
+        best = expected.argmax(0)
+        assert (found.labels == best).mean() > 0.999 and len(np.unique(best)) == 3
+        assert all((scores[:2].argmax(0) == word)[best == 0].any() for word in (0, 1))
+
+
 def saved(path, shape, dtype=np.float32):
     array = np.random.default_rng(0).normal(size=shape).astype(dtype)
     np.save(path, array)

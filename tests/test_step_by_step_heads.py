@@ -62,7 +62,7 @@ def compare(head):
         torch.testing.assert_close(ours[name], gradient, atol=tolerance, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("name", head_names())
+@pytest.mark.parametrize("name", sorted({*head_names()} - {"cat_seg"}))  # which tests/test_step_by_step_cat_seg.py has
 def test_predictions_losses_and_gradients(name):
     compare(build(name))
 

@@ -1,4 +1,4 @@
-"""Tiny copies of the ten benchmarks, in the folders and file formats of the official downloads."""
+"""Tiny copies of the benchmarks, in the folders and file formats of the official downloads."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ TRAIN_LAYOUTS = {
         ("ADE_train_00000001", "ADE_train_00000002"),
     ),
 }
-LAYOUTS["cfg_voc21"] = LAYOUTS["cfg_voc20"]
+LAYOUTS["cfg_voc21"] = LAYOUTS["cfg_voc20b"] = LAYOUTS["cfg_voc20"]
 LAYOUTS["cfg_context60"] = LAYOUTS["cfg_context59"]
 
 
