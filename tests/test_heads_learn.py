@@ -57,8 +57,7 @@ def test_a_head_learns_within_a_minute(tmp_path, head, accuracy, seen):
     assert scores["pAcc"] > accuracy and scores["mIoU(S)"] > seen, scores
 
 
-@pytest.mark.parametrize(("head", "accuracy", "seen"), [("zegclip", 25, 8), ("cat_seg", 40, 20)])
-def test_with_wrong_labels_it_does_not(tmp_path, head, accuracy, seen):
+def test_with_wrong_labels_it_does_not(tmp_path):
     classes = len(scenes.SEEN)
-    scores = train_shortly(tmp_path, head, lambda labels: torch.where(labels >= 0, (labels + 1) % classes, labels))
-    assert scores["pAcc"] < accuracy and scores["mIoU(S)"] < seen, scores
+    scores = train_shortly(tmp_path, "zegclip", lambda labels: torch.where(labels >= 0, (labels + 1) % classes, labels))
+    assert scores["pAcc"] < 25 and scores["mIoU(S)"] < 8, scores
