@@ -16,7 +16,7 @@ class Options(HeadOptions):
     square: images are resized to square × square pixels before windows are cut, after their short side has been resized
     to short_side; the windows' average is averaged with a view of the whole image. crop 0: one view of the image as it
     is, as in the evaluations during published runs. clip_size: side to which CLIP's input is resized. guidance: where
-    image guidance comes from: "clip", or a backbone beside it as in the first version of the paper, "resnet101" or
+    image guidance comes from: "clip", or a separate backbone as in the first version of the paper, "resnet101" or
     "swin_base". guidance_blocks: the blocks of CLIP, counted from 0, whose patch tokens guide the decoder. synonyms:
     which embedding a class with several names gets, that of the "first" or the "mean" of all; the number of templates
     is part of the weights.

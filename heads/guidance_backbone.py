@@ -1,6 +1,6 @@
-"""Guidance for CAT-Seg from a backbone beside CLIP: the first version of the paper, and mmsegmentation's project.
+"""Guidance for CAT-Seg from a separate backbone: the first version of the paper, and mmsegmentation's project.
 
-Cho et al., CAT-Seg, arXiv 2303.11797v1, §3.4: ResNet-101 beside CLIP ViT-B/16, Swin-B beside larger ones.
+Cho et al., CAT-Seg, arXiv 2303.11797v1, §3.4: ResNet-101 for CLIP ViT-B/16, Swin-B for larger ones.
 
 Shapes: B images, h × w patches of CLIP.
 """

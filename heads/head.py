@@ -30,8 +30,8 @@ class TrainableHead(Segmentor):
 
     A head defines `method`, `normalise`, `logits`, and `combine` where it has more than one prediction; AVERAGE_PROMPTS
     says whether the prompts of a class are averaged into one text embedding, CHANGEABLE which options may change after
-    training. classes: the names of the training set.
-    seen: those that training had labels of; `seen_penalty` is subtracted from their scores (Zhou et al., 2023, §3.5).
+    training. classes: the names of the training set. seen: those that training had labels of; `seen_penalty` is
+    subtracted from their scores (Zhou et al., 2023, §3.5).
 
     normalise: the module by which images are normalised. tuned: names of those weights of the CLIP, all starting with
     "clip.", that training changes, none in most heads; undecayed: those of them that no weight decay may act on.

@@ -1,6 +1,6 @@
 """The upsampling decoder of CAT-Seg: each class's map, twice as large at every step, guided by features of the image.
 
-Cho et al., CAT-Seg, 2024, §3.3: a transposed convolution, the guidance beside it, and two convolutions.
+Cho et al., CAT-Seg, 2024, §3.3: a transposed convolution, concatenation with the guidance, and two convolutions.
 
 The transposed convolution and the first convolution are linear with nothing in between, so they are one convolution of
 the small map with 2 × 2 kernels, one for each of the four pixels that a patch becomes. The guidance is the same for all

@@ -1,6 +1,10 @@
-"""CAT-Seg on all CLIPs that the paper uses: widths and depths come from the CLIP, without weights."""
+"""CAT-Seg on all CLIPs that the paper uses, without weights; and how it prepares images."""
 
+import numpy as np
 import pytest
+import tiny_cat_seg
+import torch
+from PIL import Image
 
 from heads.training.plan import plan_head
 
@@ -20,3 +24,12 @@ def test_published_clips(clip, options, width, joint):
     assert all(layer.mask.shape == (1, 16, 144, 144) for layer in head.aggregator.layers)  # 2 x 2 windows, 4 heads
     blocks = len(head.clip.visual.transformer.resblocks) + len(head.clip.model.transformer.resblocks)
     assert len(head.tuned) == blocks
+
+
+@pytest.mark.parametrize(("size", "expected"), [((300, 400), (40, 53)), ((20, 2000), (26, 2560))])
+def test_images_are_prepared_as_published(size, expected):
+    """The short side as asked for, the long side at most 2560, by Pillow with antialiasing."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    wanted = np.asarray(Image.fromarray(image).resize(expected[::-1], Image.Resampling.BILINEAR))
+    found = tiny_cat_seg.head(short_side=40).prepare(image)
+    assert torch.equal((found * 255).round().byte(), torch.from_numpy(wanted.copy()).permute(2, 0, 1))

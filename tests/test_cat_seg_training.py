@@ -10,6 +10,7 @@ import tiny_clip
 import torch
 from tiny_training import CLASSES, logged, new_run, planned, recipe, stream
 
+from heads import cat_seg
 from heads.losses import cross_entropy_loss
 from heads.training.loop import train
 from heads.training.optimiser import trained_parameters
@@ -218,3 +219,14 @@ def test_a_run_starts_from_a_published_checkpoint(mode, plan, tmp_path):
     frozen = plan("frozen", "fully", hidden=32)
     with pytest.raises(InputError, match="holds another CLIP than tiny: .*in_proj_weight"):
         new_run(frozen, tmp_path / "other", published("frozen"), start=open_start(file, frozen, "fully"))
+
+
+def test_only_a_new_run_loads_published_weights(plan, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(cat_seg.Head, "load_published", lambda head: loaded.append(head))
+    run = new_run(plan("frozen"), tmp_path / "new", published("frozen"))
+    assert loaded == [run.head]
+    new_run(plan("frozen"), tmp_path / "new", published("frozen"), resume=True)
+    start = open_start(tmp_path / "new", plan("frozen"), "inductive")
+    new_run(plan("frozen"), tmp_path / "started", published("frozen"), start=start)
+    assert len(loaded) == 1

@@ -1,4 +1,4 @@
-"""Guidance for CAT-Seg from a backbone beside CLIP, against timm's own classification model of the same weights."""
+"""Guidance for CAT-Seg from a separate backbone, against timm's own classification model of the same weights."""
 
 import pytest
 import tiny_cat_seg

@@ -7,9 +7,9 @@ import tiny_cat_seg
 import tiny_clip
 import torch
 import torch.nn.functional as F
-from golden.cases import Case, all_cases
+from golden.cases import all_cases
+from golden.heads_cat_seg import published
 from golden.heads_models import compare
-from safetensors.torch import load_file
 
 from heads.official_cat_seg import from_official_cat_seg
 from proxyclip.label_rule import label_map
@@ -17,17 +17,6 @@ from proxyclip.label_rule import label_map
 CASES = {case.file.stem: case for case in all_cases("heads") if case.file.stem.startswith("catseg_")}
 CASES.pop("catseg_trainable", None)  # a table
 PROMPTS = f"{slow.CLIP}.visual.transformer.prompt_tokens"
-
-
-def published(case: Case) -> dict[str, torch.Tensor]:
-    """The state dict of a case, with its token embeddings in place."""
-    file = case.settings["values"].get("weights_file", f"{case.file.stem}.weights.safetensors")
-    state = load_file(case.file.parent / file)
-    if "__token_embedding_rows__" in state:
-        rows, places = state.pop("__token_embedding_rows__"), state.pop("__token_embedding_ids__")
-        table = rows.new_full((49408, rows.shape[1]), float("nan"))  # a wrong token cannot pass unnoticed
-        state[f"{slow.CLIP}.token_embedding.weight"] = table.index_copy_(0, places, rows)
-    return state
 
 
 def arguments(given: dict) -> dict:

@@ -1,4 +1,4 @@
-"""The first version of CAT-Seg on COCO-Stuff, labels of all 171 classes: ResNet-101 guides beside CLIP ViT-B/16."""
+"""The first version of CAT-Seg on COCO-Stuff, labels of all 171 classes: CLIP ViT-B/16, guidance from ResNet-101."""
 
 from configs.heads._cat_seg import R101
 

@@ -1,4 +1,4 @@
-"""The first version of CAT-Seg on COCO-Stuff, labels of all 171 classes: guidance from Swin-B beside CLIP ViT-L/14."""
+"""The first version of CAT-Seg on COCO-Stuff, labels of all 171 classes: CLIP ViT-L/14, guidance from Swin-B."""
 
 from configs.heads._cat_seg import SWIN_B
 
