@@ -2,9 +2,10 @@
 
 Labels are decided in tiles, so nothing of size queries × H × W is ever in memory.
 
-Shapes: Q queries, R rows and C columns of the scores of all windows, H × W the label map.
+Shapes: Q queries, H × W the label map.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from proxyclip.errors import InputError
 from proxyclip.options import fits
-from proxyclip.stitching import Band, View, WindowScores, bands
-
-CPU_TILE, ACCELERATOR_TILE = (1_000_000, 64), (100_000_000, 512)  # scores, columns
+from proxyclip.score_tiles import tiles
+from proxyclip.stitching import WindowScores
 
 
 @dataclass(frozen=True)
@@ -81,77 +81,48 @@ def label_map(
     from the scores of each query. keep: classes whose score maps are returned. tile: number of scores and columns per
     tile (default: what fits into a processor's cache or fills an accelerator).
     """
-    views, device = scores.views, scores.views[0].scores.device
-    queries = views[0].scores.shape[1]
-    tile_elements, tile_columns = tile or (CPU_TILE if device.type == "cpu" else ACCELERATOR_TILE)
-    if rule.window_sigmoid:
-        tile_elements //= 2  # windows overlap: behind a tile stand several times as many pixels of windows
-    tile_rows = max(1, tile_elements // (queries * tile_columns))
-    down = [bands(view, 0, size[0], tile_rows, rule.window_sigmoid) for view in views]
-    across = [bands(view, 1, size[1], tile_columns, rule.window_sigmoid) for view in views]
-    # In the order of their places in the image, the scores that a tile depends on are neighbours: slices, not copies.
-    sources = [
-        view.scores.float()[rows[0]][:, :, columns[0]] * rule.scale  # (R, Q, C)
-        for view, rows, columns in zip(views, down, across, strict=True)
-    ]
+    device = scores.views[0].scores.device
     labels = torch.empty(size, dtype=torch.int64, device=device)
     confidence = torch.empty(size, device=device)
     class_scores = {index: torch.empty(size, device=device) for index in keep}
-    for column_bands in zip(*(found for _, found in across), strict=True):
-        strips = [columns(source, band) for source, band in zip(sources, column_bands, strict=True)]
-        for row_bands in zip(*(found for _, found in down), strict=True):
-            place = row_bands[0].rows, column_bands[0].rows
-            parts = zip(views, strips, row_bands, column_bands, strict=True)
-            tile = weighted_sum(parts)  # (tile_h, Q, tile_w)
-            if subtract is not None:
-                tile -= subtract[:, None]
-            best, winner = best_query(tile)  # (tile_h, tile_w)
-            total = 1.0
-            if rule.activation == "softmax":
-                total = tile.sub_(best[:, None]).exp_().sum(1)  # (tile_h, tile_w)
-                best = 1 / total
-            labels[place] = class_of_query[winner]
-            confidence[place] = best
-            for index, scores_of_class in class_scores.items():
-                scores_of_class[place] = tile[:, class_of_query == index].amax(1) / total
+    for place, part in tiles(scores, size, rule.scale, rule.window_sigmoid, tile):  # (tile_h, Q, tile_w)
+        if subtract is not None:
+            part -= subtract[:, None]
+        best, winner = best_query(part)  # (tile_h, tile_w)
+        total = 1.0
+        if rule.activation == "softmax":
+            total = part.sub_(best[:, None]).exp_().sum(1)  # (tile_h, tile_w)
+            best = 1 / total
+        labels[place] = class_of_query[winner]
+        confidence[place] = best
+        for index, scores_of_class in class_scores.items():
+            scores_of_class[place] = part[:, class_of_query == index].amax(1) / total
     return LabelMap(torch.where(confidence < rule.threshold, 0, labels), confidence, class_scores)
 
 
-def columns(source: Tensor, band: Band) -> Tensor:
-    """(R, Q, C) -> (R, Q, tile_w), or behind a sigmoid (R, Q, pixels of windows)."""
-    weights = band.weights if band.upsample is None else band.upsample
-    return source[:, :, band.near] @ weights.T
-
-
-def weighted_sum(parts: Iterable[tuple[View, Tensor, Band, Band]]) -> Tensor:
-    """The scores of one tile, (tile_h, Q, tile_w): of all views, by their weights."""
-    total = None
-    for view, strip, rows, across in parts:
-        near = strip[rows.near]  # (near, Q, tile_w or pixels)
-        if rows.upsample is not None:
-            near = combine(rows.upsample, near).sigmoid_() @ across.weights.T  # (pixels, Q, tile_w)
-        tile = combine(rows.weights, near)  # (tile_h, Q, tile_w)
-        if view.weight != 1:
-            tile *= view.weight
-        total = tile if total is None else total + tile
-    return total
-
-
-def combine(weights: Tensor, rows: Tensor) -> Tensor:
-    """Weighted sums of rows: (n, m), (m, Q, w) -> (n, Q, w)."""
-    return (weights @ rows.flatten(1)).unflatten(1, rows.shape[1:])
-
-
-def best_query(tile: Tensor, block: int = 32) -> tuple[Tensor, Tensor]:
+def best_query(tile: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
     """Maximum over the queries of (h, Q, w) and its query, the first on ties; both (h, w).
 
-    PyTorch computes amax ten times as fast as a maximum with its index. The index is therefore found in two steps:
-    first the block of queries, then the query within the block.
+    On a CPU, PyTorch computes amax ten times as fast as a maximum with its index. There, the index is found in two
+    steps: first the block of queries, then the query within the block; √Q queries form a block unless `block` is given.
     """
-    best, blocks = torch.stack([part.amax(1) for part in tile.split(block, dim=1)], dim=1).max(1)  # (h, w)
-    members = blocks[:, None] * block + torch.arange(block, device=tile.device)[:, None]  # (h, block, w)
-    within = tile.gather(1, members.clamp(max=tile.shape[1] - 1)).argmax(1)  # (h, w)
+    if tile.device.type != "cpu":
+        return tile.max(1)
+    block = block or math.isqrt(tile.shape[1] - 1) + 1
+    of_blocks = torch.stack([part.amax(1) for part in tile.split(block, dim=1)], dim=1)  # (h, blocks, w)
+    best = of_blocks.amax(1)  # (h, w)
+    blocks = first_equal(of_blocks, best)  # (h, w)
+    members = blocks[:, None] * block + torch.arange(block)[:, None]  # (h, block, w)
+    within = first_equal(tile.gather(1, members.clamp_(max=tile.shape[1] - 1)), best)  # (h, w)
     return best, blocks * block + within
+
+
+def first_equal(values: Tensor, best: Tensor) -> Tensor:
+    """Place of the first of (h, n, w) that equals (h, w), along n; 0 if none does, as where all are NaN."""
+    place = torch.zeros(best.shape, dtype=torch.int64)
+    for index in reversed(range(1, values.shape[1])):
+        place.masked_fill_(values[:, index] == best, index)
+    return place.masked_fill_(values[:, 0] == best, 0)
 
 
 @lru_cache(maxsize=16)
