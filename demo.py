@@ -18,10 +18,12 @@ from PIL import Image
 
 import heads
 import proxyclip
-from configs.arguments import add_checkpoint_options, new_parser, with_model
+from configs.arguments import add_checkpoint_options, with_model
 from configs.trained_as import trained_as
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
+from proxyclip.background import with_background
+from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, main_guard
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.files import writable_folder, write_image
@@ -31,13 +33,14 @@ from proxyclip.pictures.heatmap import heatmap
 from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend
 from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.panels import found_entries
+from proxyclip.refine import read_refinement
 from proxyclip.vocabulary import Vocabulary, parse_classes_argument
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
 MODELS = {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}
 MODEL_OPTIONS = (
     *("preset", "method", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm", "beta", "gamma"),
-    *("short_side", "crop", "stride", "logit_scale", "device", "precision"),
+    *("short_side", "crop", "stride", "logit_scale", "device", "precision", "refine"),
 )
 SCENE, SCENE_SIZE = 9, 512  # a test scene, on which nothing was trained or tuned; pixels
 METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "proxyclip": "ProxyCLIP"}
@@ -55,7 +58,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint-vfm", metavar="FILE", help="VFM weights, instead of a download")
     parser.add_argument("--method", help="proxyclip (default), maskclip or clip")
     add_checkpoint_options(parser)
-    parser.add_argument("--threshold", type=float, default=0.0, help="pixels below this probability get class 0")
+    what = "a class for everything else: threshold, or vocabulary (default: none)"
+    parser.add_argument("--background", metavar="KIND", default="none", help=what)
+    parser.add_argument("--threshold", type=float, help="pixels below this probability are background")
+    parser.add_argument("--refine", metavar="NAME", help="pamr, masks:FOLDER or sam:CHECKPOINT")
     parser.add_argument(
         "--heatmap", metavar="CLASS", action="append", default=[], help="also write this probability map"
     )
@@ -80,7 +86,8 @@ def main() -> None:
         return
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
     if options.photo is None:
-        if options.classes or options.heatmap or options.checkpoint or chosen.keys() - {"device", "precision"}:
+        own = options.classes or options.heatmap or options.checkpoint or options.background != "none"
+        if own or options.threshold is not None or chosen.keys() - {"device", "precision"}:
             raise InputError(
                 "these options need an image: without one, the demo runs the embedded models on a synthetic scene"
             )
@@ -97,11 +104,13 @@ def main() -> None:
 
     # Validate input before loading models, so a typo does not cost a download.
     vocabulary = Vocabulary.parse(parse_classes_argument(options.classes))
-    heatmaps = [vocabulary.classes[vocabulary.index(name)] for name in options.heatmap]
+    if not 0 <= (options.threshold or 0) <= 1:
+        raise InputError(f"--threshold is {options.threshold}; it must be a probability between 0 and 1")
+    vocabulary, threshold = with_background(vocabulary, options.background, options.threshold)
+    read_refinement(options.refine)
+    heatmaps = [vocabulary.names[vocabulary.index(name)] for name in options.heatmap]
     photo = Path(options.photo)
     image = read_image(photo)  # (H, W, 3)
-    if not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold is {options.threshold}; it must be a probability between 0 and 1")
     output_names(photo.stem, heatmaps)
     folder = writable_folder(options.out)
 
@@ -112,12 +121,12 @@ def main() -> None:
     started = time.perf_counter()
     model = planned.build() if options.checkpoint else proxyclip.load(**chosen)
     loaded = time.perf_counter()
-    result = model.segment(image, vocabulary.classes, threshold=options.threshold, probabilities=heatmaps)
+    result = model.segment(image, vocabulary, threshold=threshold, probabilities=heatmaps, names=photo.stem)
     finished = time.perf_counter()
     written = result.save(folder, photo.stem)
 
     height, width = result.labels.shape
-    print(f"{photo.name}: {width}x{height} pixels, {len(vocabulary.classes)} classes")
+    print(f"{photo.name}: {width}x{height} pixels, {len(result.classes)} classes")
     for name, area in sorted(result.areas().items(), key=lambda item: -item[1])[:10]:
         print(f"  {100 * area:5.1f} %  {name}")
     print(f"loaded in {loaded - started:.1f} s, segmented in {finished - loaded:.1f} s")

@@ -21,7 +21,6 @@ from configs.arguments import (
     add_data_options,
     add_device_options,
     check_numbers,
-    new_parser,
     with_model,
 )
 from configs.benchmark_run import Run, evaluate, print_finished, record
@@ -29,6 +28,7 @@ from configs.load import load_config
 from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
 from configs.trained_as import trained_as
+from proxyclip.command.parser import new_parser
 from proxyclip.errors import main_guard
 from proxyclip.files import writable_file, writable_folder
 from proxyclip.reports.run_log import find_run
@@ -121,7 +121,11 @@ def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabular
     model = planned.build()
     protocol = protocol_of(options.config, overrides.config, model, samples, options.limit)
     standard = plan_of(options, overrides, standard=True)
-    changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"])
+    refinement = model.refinement
+    if refinement is not None:
+        refinement.check(item.stem for item in samples.items[: options.limit])
+    title = refinement and refinement.title
+    changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"], title)
     stored = None if options.checkpoint is None else planned.checkpoint
     parts = overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed, stored
     return Run(options, *parts)

@@ -37,10 +37,10 @@ class Run:
         self.log = self.options.workdir / "results.jsonl"
         self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
 
-    def predict(self, image, size):
-        """(3, h, w) RGB in [0, 1] and (H, W) -> labels (H, W), integers."""
-        threshold, batch_windows = self.config.threshold or 0.0, self.options.batch_windows
-        return self.model.predict(image, size, self.vocabulary, threshold, batch_windows).labels.cpu().numpy()
+    def predict(self, image, size, name):
+        """(3, h, w) RGB in [0, 1], (H, W) and the image's name -> labels (H, W), integers."""
+        given = (self.vocabulary, self.config.threshold or 0.0, self.options.batch_windows, name)
+        return self.model.predict(image, size, *given).labels.cpu().numpy()
 
 
 def print_finished(run: Run, line: dict) -> None:

@@ -15,6 +15,7 @@ MODELS = {
     "checkpoint_vfm": str,
     "vfm_features": str,
     "vfm_layer": int | None,
+    "refine": str,
 }
 
 

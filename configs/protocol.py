@@ -39,11 +39,14 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
     }
 
 
-def changes(overrides: Overrides, used, standard, limit: int | None, weights: str = "") -> dict:
+def changes(
+    overrides: Overrides, used, standard, limit: int | None, weights: str = "", refinement: str | None = None
+) -> dict:
     """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
 
     used, standard: the model's `Plan` for this run, and for the benchmark and the preset or checkpoint alone. Another
     CLIP or VFM is not a change, because tables name both. weights: their fingerprint, to distinguish files of one name.
+    refinement: its title.
     """
     found = {}
     for name in ("split", "background", "threshold"):
@@ -63,6 +66,8 @@ def changes(overrides: Overrides, used, standard, limit: int | None, weights: st
             found[name] = value
     if used.dtype != standard.dtype:
         found["precision"] = str(used.dtype).removeprefix("torch.")
+    if refinement is not None:
+        found["refine"] = refinement
     if limit is not None:
         found["limit"] = limit
     return found

@@ -23,13 +23,14 @@ from heads.clips import bare_clip, find_clip, load_clip, recorded_clip
 from heads.facts import check_same_names
 from heads.head import TrainableHead
 from heads.official_checkpoint import OfficialCheckpoint, open_official
-from heads.options import Options
+from heads.options import Options, plain_options
 from heads.text_embeddings import read_text_embeddings
 from proxyclip.backbones import build_clip
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.precision import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
 from proxyclip.options import check_type, make_options
+from proxyclip.refine import Choice, read_refinement
 from proxyclip.text import check_templates
 from proxyclip.vocabulary import list_of_names
 
@@ -50,6 +51,7 @@ class Plan:
     text_file: str | None
     device: torch.device
     dtype: torch.dtype
+    refine: Choice | None = None
 
     def build(self) -> TrainableHead:
         clip, known_words = load_clip(self.clip, self.clip_file)
@@ -59,6 +61,7 @@ class Plan:
         check_normalisation(head, self.checkpoint)
         put(head, *self.trained(head, state))
         head.options = self.options
+        head.refinement = self.refine and self.refine.build()
         head.clip.requires_grad_(False)  # so that text embeddings are cached
         return head.set_precision(self.dtype).to(self.device).eval()
 
@@ -89,7 +92,7 @@ def load(checkpoint: str | Path, **choices) -> TrainableHead:
     checkpoint of ZegCLIP, OTSeg, Cascade-CLIP or CAT-Seg. clip: the CLIP that it was trained on, where its name in the
     checkpoint means nothing here. checkpoint_clip: a file with the weights of that CLIP, instead of a download. device:
     "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto", which is fp32 on a CPU and bf16 or fp16
-    on an accelerator.
+    on an accelerator. refine: see `proxyclip.refine`.
 
     A published checkpoint does not say everything. classes: the names of its training set, in its order. seen: those
     that training had labels of. head: "zegclip" or "otseg", which the weights do not tell. Its options can be set as
@@ -118,6 +121,7 @@ def plan(
     checkpoint_clip: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    refine: str | None = None,
     **options,
 ) -> Plan:
     """The head that `load` would load, with the same errors, but without loading weights.
@@ -150,9 +154,9 @@ def plan(
         prompts = None if module.Head.AVERAGE_PROMPTS else len(made.templates)
         read_text_embeddings(text_file, facts.classes, build_clip.embedding_width(spec), prompts)
     place = resolve_device(device)
-    dtype = resolve_precision(precision, place)
-    clip_file = None if checkpoint_clip is None else str(checkpoint_clip)
-    planned = Plan(module, made, opened, spec, clip_file, text_file, place, dtype)
+    files = None if checkpoint_clip is None else str(checkpoint_clip), text_file
+    types = place, resolve_precision(precision, place)
+    planned = Plan(module, made, opened, spec, *files, *types, read_refinement(refine))
     if clip is None:  # else shapes that differ mean another CLIP, which its fingerprint shows
         planned.check_shapes()
     return planned
@@ -191,8 +195,3 @@ def check_agreement(checkpoint: Checkpoint, head, classes, seen, given: Mapping)
     for name in given:
         if name in facts.options and name not in changeable:
             raise InputError(f"{name} is part of the training of {source}: only {', '.join(changeable)} can be set")
-
-
-def plain_options(stored: Mapping) -> dict:
-    """Options as JSON has them, with tuples for its lists."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}

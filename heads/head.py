@@ -163,5 +163,6 @@ class TrainableHead(Segmentor):
             "templates": len(self.templates),
             "precision": str(self.precision).removeprefix("torch."),
             "tf32": False,  # whatever the caller has set: see exact_float32
+            **self.refinement_settings(),
             **({"antialias": True} if self.antialias else {}),
         }

@@ -1,5 +1,6 @@
 """Settings that trainable heads share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxyclip.errors import InputError
@@ -61,3 +62,8 @@ def check_least(options: Options, **fields: int) -> None:
     for name, least in fields.items():
         if (value := getattr(options, name)) < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def plain_options(stored: Mapping) -> dict:
+    """Options as JSON has them, with tuples for its lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}

@@ -15,6 +15,7 @@ from proxyclip.methods import find_method
 from proxyclip.methods._training_free import Options, check_crop
 from proxyclip.options import check_type, make_options
 from proxyclip.presets import find_preset, preset_names, recorded_name
+from proxyclip.refine import Choice, read_refinement
 from proxyclip.segmentor import Segmentor
 from proxyclip.text import check_templates
 
@@ -36,6 +37,7 @@ class Plan:
     known_words: tuple[str, ...] | None
     device: torch.device
     dtype: torch.dtype
+    refine: Choice | None = None
 
     def build(self) -> Segmentor:
         vfm = None
@@ -48,6 +50,7 @@ class Plan:
         for half in filter(None, (clip, vfm)):
             half.name = recorded_name(half.name)
         model = self.method.Method(clip, vfm, self.options, self.known_words)
+        model.refinement = self.refine and self.refine.build()
         return model.set_precision(self.dtype).to(self.device).eval()
 
 
@@ -60,7 +63,8 @@ def load(preset: str | None = None, **choices) -> Segmentor:
     "hf:ORGANISATION/MODEL", or "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to load
     instead of downloading. vfm_features: "tokens", or for DINO "q", "k" or "v". vfm_layer: the block of the VFM to take
     features from, counted from 1. device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto",
-    which is fp32 on a CPU and bf16 or fp16 on an accelerator.
+    which is fp32 on a CPU and bf16 or fp16 on an accelerator. refine: a refinement of the score maps, "pamr",
+    "masks:FOLDER" or "sam:CHECKPOINT", with options as in "pamr:steps=5"; see `proxyclip.refine`.
 
     All other arguments are fields of the method's `Options`: short_side, crop, stride, multiple (pixels), logit_scale,
     templates, and beta and gamma for ProxyCLIP. The defaults are the paper's values. The settings of a preset apply to
@@ -83,6 +87,7 @@ def plan(
     vfm_layer: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    refine: str | None = None,
     **options,
 ) -> Plan:
     """The model that `load` would build, with the same errors, but without loading weights."""
@@ -112,9 +117,10 @@ def plan(
     options = make_options(found.Options, options, f"method {method}")
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
+    refinement = read_refinement(refine)
     build_clip.parse(clip)
     check_crop(options.crop, build_clip.patch_size(clip))
     if found.NEEDS_VFM:
         vfms.find(vfm.partition(":")[0])
     files = (str(file) if file is not None else None for file in (checkpoint_clip, checkpoint_vfm))
-    return Plan(found, options, clip, vfm, *files, vfm_features, vfm_layer, known_words, place, dtype)
+    return Plan(found, options, clip, vfm, *files, vfm_features, vfm_layer, known_words, place, dtype, refinement)

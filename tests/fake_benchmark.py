@@ -33,7 +33,7 @@ class Samples:
         return self.items[index].stem, random.integers(0, 256, (*size, 3), np.uint8), label.astype(np.int32)
 
 
-def predict(picture, size):
+def predict(picture, size, _stem=None):
     """Labels (H, W) that depend on every pixel of the picture (3, h, w) and on the size, on nothing else."""
     seed = int(picture.double().sum() * 1000)
     return np.random.default_rng(seed).integers(0, CLASSES, size)

@@ -25,8 +25,9 @@ class Model:
     def __init__(self, **chosen):
         self.chosen = chosen
 
-    def segment(self, image, classes, threshold=0.0, probabilities=()):
-        self.image, self.classes, self.threshold = image, classes, threshold
+    def segment(self, image, vocabulary, threshold=0.0, probabilities=(), names=None):
+        self.image, self.classes, self.threshold = image, vocabulary.classes, threshold
+        classes, self.name = vocabulary.classes, names
         shape = image.shape[:2]
         return Segmentation(
             labels=np.full(shape, min(1, len(classes) - 1), np.uint8),
@@ -86,7 +87,18 @@ def test_without_arguments(tmp_path, capsys, monkeypatch):
     assert 1 > wrong[0] > wrong[1] > wrong[2] > 0
 
 
-@pytest.mark.parametrize("option", ["--classes cat", "--preset vitl14-dino", "--heatmap sky", "--method maskclip"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--classes cat",
+        "--preset vitl14-dino",
+        "--heatmap sky",
+        "--method maskclip",
+        "--refine pamr",
+        "--background threshold",
+        "--threshold 0.2",
+    ],
+)
 def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*option.split(), "--out", tmp_path / "out")
@@ -95,9 +107,13 @@ def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsy
 
 
 def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
-    options = "--threshold 0.25 --crop 224 --beta 1.1 --method maskclip --checkpoint-clip clip.pt --precision bf16"
+    options = (
+        "--background threshold --threshold 0.25 --crop 224 --beta 1.1 --method maskclip --checkpoint-clip clip.pt"
+    )
+    options += " --precision bf16"
     model = run(photo, "--classes", "cat; kitten, grass ,sky", "--out", tmp_path / "out", *options.split())
-    assert model.classes == ("cat; kitten", "grass", "sky")
+    assert model.classes == ("background", "cat; kitten", "grass", "sky")
+    assert model.name == "street"
     assert model.image.shape == (40, 60, 3)
     assert model.threshold == 0.25
     assert model.chosen == {
@@ -109,7 +125,7 @@ def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
         "precision": "bf16",
     }
     said = capsys.readouterr().out
-    assert "street.jpg: 60x40 pixels, 3 classes" in said
+    assert "street.jpg: 60x40 pixels, 4 classes" in said
 
 
 def test_heatmaps_by_any_name_of_a_class(run, photo, tmp_path, capsys):

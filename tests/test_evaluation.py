@@ -42,7 +42,7 @@ def test_limit():
 def test_scores_of_single_images_tell_which_are_worst():
     samples, order = Samples(3), iter(range(3))
 
-    def all_right_but_the_second(image, size):
+    def all_right_but_the_second(image, size, stem):
         index = next(order)
         return samples[index][2] if index != 1 else (samples[index][2] + 1) % CLASSES
 
@@ -88,7 +88,7 @@ def stopping_after(count):
     """A model that breaks down after `count` images."""
     left = [count]
 
-    def predict_or_break(image, size):
+    def predict_or_break(image, size, stem):
         left[0] -= 1
         if left[0] < 0:
             raise RuntimeError("broken")
@@ -100,7 +100,7 @@ def stopping_after(count):
 def test_the_next_image_is_predicted_while_one_is_counted():
     both_are_here, predicted, written = threading.Barrier(2), [], []
 
-    def predict_and_wait(image, size):
+    def predict_and_wait(image, size, stem):
         predicted.append(size)
         assert len(predicted) - len(written) <= 2  # no heap of images that wait to be counted
         if len(predicted) == 2:
@@ -122,7 +122,7 @@ def test_the_next_image_is_predicted_while_one_is_counted():
 def test_an_error_in_counting_ends_the_run_at_once(tmp_path, images):
     predicted = []
 
-    def predict_and_note(image, size):
+    def predict_and_note(image, size, stem):
         predicted.append(size)
         return predict(image, size)
 
@@ -138,7 +138,7 @@ def test_an_error_in_counting_ends_the_run_at_once(tmp_path, images):
     assert len(saved.images) == 4 and (saved.matrix == fake_benchmark.expected(range(4))).all()
 
 
-def break_down(image, size):
+def break_down(image, size, stem):
     raise RuntimeError("broken")
 
 
@@ -155,7 +155,7 @@ def test_after_an_error_nothing_is_left_running(model, broken):
 def test_interrupted_by_the_keyboard_it_saves_whole_images(tmp_path):
     left = [7]
 
-    def predict_or_interrupt(image, size):
+    def predict_or_interrupt(image, size, stem):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
@@ -205,7 +205,7 @@ def observed_run(ranks, workdir: Path, calls) -> None:
     """A run of 300 images that saves after each of them, and says when it looks at one; rank 0 writes the result."""
     torch.set_num_threads(1)
 
-    def predict_and_say(image, size):
+    def predict_and_say(image, size, stem):
         calls.release()
         time.sleep(0.002)
         return predict(image, size)
@@ -339,7 +339,7 @@ def run_on_full_disk(ranks, workdir: Path) -> None:
     """The disk is full after 4 images: files cannot grow beyond what is there then."""
     import resource
 
-    def filling(image, size, left=[4]):  # noqa: B006
+    def filling(image, size, stem, left=[4]):  # noqa: B006
         left[0] -= 1
         if left[0] == 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))

@@ -145,7 +145,7 @@ def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     evaluate, predict = evaluation.evaluate, Segmentor.predict
     runs, batches = [], []
     monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
-    monkeypatch.setattr(Segmentor, "predict", lambda *given: batches.append(given[-1]) or predict(*given))
+    monkeypatch.setattr(Segmentor, "predict", lambda *given: batches.append(given[-2:]) or predict(*given))
     writers = []
     monkeypatch.setattr(benchmark_run, "PredictionWriter", lambda *given: writers.append(given))
     arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"
@@ -154,7 +154,7 @@ def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     assert (classes, chosen.workers, chosen.skip_bad, resume, limit, name) == (24, 0, True, "resume", 1, "scenes")
     config = load_config("scenes")
     assert samples.items == config.data.open(split="tune").items != config.data.open(split=config.split).items
-    assert batches == [3]
+    assert batches == [(3, samples.items[0].stem)]
     ((*known, predictions, panels),) = writers
     assert known == [config.data.classes, config.data.colours] and panels is None
     assert predictions.parent == tmp_path / "predictions"

@@ -23,7 +23,7 @@ def scores_on(
     vocabulary = Vocabulary.parse(head.classes)
     left_out = [head.classes.index(name) for name in unseen]
 
-    def predict(image, size):
+    def predict(image, size, _name):
         return head.predict(image, size, vocabulary, 0.0, batch_windows).labels.cpu().numpy()
 
     def scores() -> Scores | None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 5.0  # seconds between two saves of the progress: the most that a kill costs
 
-Predict = Callable[["Tensor", tuple[int, int]], np.ndarray]  # (3, h, w) RGB in [0, 1] and (H, W) -> labels (H, W)
+# (3, h, w) RGB in [0, 1], (H, W) and the image's stem -> labels (H, W)
+Predict = Callable[["Tensor", tuple[int, int], str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Counting:
                 for ready in stream:
                     if ready.problem and not self.settings.skip_bad:
                         raise InputError(f"{ready.problem} (rerun with --resume --skip-bad to skip such images)")
-                    labels = None if ready.problem else predict(ready.tensor, ready.label.shape)  # (H, W)
+                    labels = None  # (H, W)
+                    if not ready.problem:
+                        labels = predict(ready.tensor, ready.label.shape, ready.stem)
                     if before:
                         before.result()  # raises what went wrong; and no more than one image ever waits
                     before = thread.submit(self.add, ready, labels)

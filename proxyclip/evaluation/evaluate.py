@@ -34,10 +34,10 @@ def evaluate(
 ) -> Counts | None:
     """The counts of all images of `samples`, on rank 0; None on the others.
 
-    predict: (3, h, w) RGB in [0, 1] and (H, W) -> labels (H, W). samples, resize: see `read_ahead`. classes: K.
-    progress: where to save the counts; rank 0's decides. resume: what to do with counts that are there already: refuse
-    to start, leave out the images that they hold, or start anew without them. limit: only the first so many images.
-    name: of the progress bar.
+    predict: (3, h, w) RGB in [0, 1], (H, W) and the stem -> labels (H, W). samples, resize: see `read_ahead`. classes:
+    K. progress: where to save the counts; rank 0's decides. resume: what to do with counts that are there already:
+    refuse to start, leave out the images that they hold, or start anew without them. limit: only the first so many
+    images. name: of the progress bar.
     Raises InputError for an image or label that cannot be used, unless settings.skip_bad, and where another process is
     evaluating with the same progress.
     """

@@ -95,6 +95,7 @@ class TrainingFree(Segmentor):
             "templates": len(self.templates),
             "precision": str(self.clip.dtype).removeprefix("torch."),
             "tf32": False,  # whatever the caller has set: see exact_float32
+            **self.refinement_settings(),
         }
 
 

@@ -53,7 +53,7 @@ def worst_images(counts, samples, classes, colours, predict, resize) -> list[tup
     for ready in read_ahead(samples, [index[stem] for stem in stems], resize, workers=0):
         if ready.problem:
             continue
-        labels = predict(ready.tensor, ready.label.shape)  # (H, W)
+        labels = predict(ready.tensor, ready.label.shape, ready.stem)  # (H, W)
         accuracy, iou = scored[ready.stem]
         title = f"{to_text(ready.stem)}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
         found.append((title, panels(ready.image, ready.label, labels, classes, colours)))
