@@ -1,0 +1,58 @@
+"""The threshold, and on request the logit scale, with the highest mIoU on a few labelled images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from proxyclip.errors import InputError
+from proxyclip.evaluation.metrics import per_class, scores
+from proxyclip.evaluation.threshold_counts import ThresholdCounts
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores in percent for each threshold, (T,) each. scale: the logit scale. background: IoU of class 0."""
+
+    scale: float
+    thresholds: np.ndarray
+    miou: np.ndarray
+    background: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """The index of the highest mIoU, the lowest threshold of equals."""
+        return int(self.miou.argmax())
+
+
+@torch.no_grad()
+def curves(model, samples: Iterable, vocabulary, scales: tuple[float, ...] = ()) -> list[Curve]:
+    """The curve of each logit scale (default: the model's own), from one run of the model for each image.
+
+    samples: stem, image (H, W, 3) uint8 and ground truth (H, W), with the background as class 0 and negative values
+    where nothing is scored. vocabulary: with a background as class 0. Raises InputError for scales where the model has
+    no softmax, and where no pixel is scored.
+    """
+    if scales and model.label_rule.activation != "softmax":
+        raise InputError(f"{model.method} has no logit scale: its scores are compared with the threshold as they are")
+    rules = [replace(model.label_rule, threshold=0.0, scale=scale) for scale in scales or (model.label_rule.scale,)]
+    counts = [ThresholdCounts(len(vocabulary.classes)) for _ in rules]
+    text = model.encode_classes(vocabulary)
+    for stem, image, ground_truth in samples:
+        prepared = model.prepare(image)  # (3, h, w)
+        found = next(model.scores_of([prepared], text, None))
+        for rule, counted in zip(rules, counts, strict=True):
+            labels, confidence, _ = model.decided(found, prepared, image.shape[:2], vocabulary, rule, name=stem)
+            counted.add(labels.cpu().numpy(), confidence.cpu().numpy(), ground_truth)
+    if not counts[0].counts.any():
+        raise InputError("the labels contain no pixel that is scored")
+    return [curve(rule.scale, counted) for rule, counted in zip(rules, counts, strict=True)]
+
+
+def curve(scale: float, counts: ThresholdCounts) -> Curve:
+    found = [scores(matrix) for matrix in counts.matrices()]
+    background = [per_class(matrix)[0][0] for matrix in counts.matrices()]
+    columns = ([one["mIoU"] for one in found], background, [one["aAcc"] for one in found])
+    return Curve(scale, counts.thresholds, *map(np.array, columns))
