@@ -12,8 +12,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -40,10 +41,13 @@ def in_order(
             yield finish(compute(item))
         return
     crew: list[Worker] = []
-    results = one_ahead(finish(crew[place % workers].receive(if_killed)) for place in range(len(items)))
+    killed = (
+        f"a data-loading worker was killed, possibly out of memory; {if_killed} (and --workers 0 if it happens again)"
+    )
+    results = one_ahead(finish(crew[place % workers].receive(killed)) for place in range(len(items)))
     try:
         for first in range(min(workers, len(items))):
-            crew.append(Worker(compute, items[first::workers]))
+            crew.append(Worker(partial(map, compute, items[first::workers])))
         for result in results:  # noqa: UP028 - `yield from` would close `results`, which waits for a worker, first
             yield result
     finally:
@@ -55,23 +59,26 @@ def in_order(
 
 
 class Worker:
-    """A process that computes the results of some items, in order, and sends them one by one."""
+    """A process that sends the results of `produce()` one by one, none of them None.
 
-    def __init__(self, compute: Callable, items: Sequence):
+    produce: picklable, unless the process is forked. start: a start method of multiprocessing, for a process that may
+    have workers of its own.
+    """
+
+    def __init__(self, produce: Callable[[], Iterable], start: str | None = None):
         self.receiving, sending = multiprocessing.Pipe(duplex=False)
-        self.process = multiprocessing.Process(target=work, args=(compute, items, sending), daemon=True)
+        context = multiprocessing.get_context(start)
+        self.process = context.Process(target=work, args=(produce, sending), daemon=start is None)
         with interrupts_blocked():
             self.process.start()
         sending.close()  # the worker has the only one, and its pipe ends when it does
 
-    def receive(self, if_killed: str):
+    def receive(self, killed: str):
+        """The next result; raises its error, and InputError(killed) if the process was killed."""
         try:
             result = self.receiving.recv()
         except (EOFError, OSError):  # between two results or within one
-            raise InputError(
-                f"a data-loading worker was killed, possibly out of memory; {if_killed} (and --workers 0 if it happens "
-                "again)"
-            ) from None
+            raise InputError(killed) from None
         if isinstance(result, Exception):
             raise result
         return result
@@ -99,18 +106,18 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def work(compute: Callable, items: Sequence, sending) -> None:
+def work(produce: Callable[[], Iterable], sending) -> None:
     """What a worker does: computes one result while the one before is being sent."""
     prepare_worker()
     try:
-        for result in one_ahead(map(compute, items)):
+        for result in one_ahead(iter(produce())):
             sending.send(result)
     except BrokenPipeError:  # nobody waits for the rest
         return
     except (InputError, NotFound) as error:
         sending.send(error)
     except Exception:  # an error in the code: its traceback belongs to the process that has a terminal
-        sending.send(RuntimeError(f"a data-loading worker failed:\n{traceback.format_exc()}"))
+        sending.send(RuntimeError(f"a worker process failed:\n{traceback.format_exc()}"))
 
 
 def prepare_worker() -> None:
