@@ -42,13 +42,14 @@ def read_image(source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return rgb_from_pillow(image, f"image {source}", max_pixels)
 
 
-def open_image(path: str | os.PathLike, kind: str = "image") -> Image.Image:
-    """A file of one of FORMATS as a PIL image that is not decoded yet. kind: what error messages call the file."""
+def open_image(path: str | os.PathLike, kind: str = "image", file=None) -> Image.Image:
+    """A file as a PIL image that is not decoded yet. kind: what errors call it. file: open already; `path` names it."""
     name = f"{kind} {path}"
-    check_regular_file(path, name)
+    if file is None:
+        check_regular_file(path, name)
     try:
         with without_pillow_limit():
-            return Image.open(path, formats=installed_formats())
+            return Image.open(file or path, formats=installed_formats())
     except UnidentifiedImageError:
         raise InputError(f"cannot read {name}: unsupported format or corrupted file") from None
     except Exception as error:  # for a damaged header each format of Pillow has errors of its own

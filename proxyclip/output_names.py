@@ -1,5 +1,6 @@
-"""File names for a saved segmentation."""
+"""File names for saved segmentations."""
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -11,6 +12,8 @@ from proxyclip.vocabulary import split_names
 
 MOST_BYTES = 220  # of a file name; file systems take 255, but programs that write files add to their names
 CLASS_BYTES = 60  # of a class's part of it
+LONGEST_NAME = 255  # bytes that file systems accept
+UNSAFE = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')  # in a file's name on one system or another
 
 
 def output_names(stem: str, heatmaps=()) -> dict[str, str]:
@@ -51,3 +54,16 @@ def class_parts(names) -> list[str]:
         count = used[part.casefold()]
         parts.append(f"{part}-{count}" if count > 1 else part)
     return parts
+
+
+def file_name(part: str, longest: int = LONGEST_NAME - len(".png")) -> str:
+    """The part of a path, if it is a valid file name on any system and has at most `longest` bytes.
+
+    Others ("..", too long, or with characters that a system rejects) are replaced and get a hash, so that different
+    parts stay different.
+    """
+    if part.strip(" .") and not UNSAFE.search(part) and len(part.encode()) <= longest:
+        return part
+    digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    start = UNSAFE.sub("_", part).lstrip(". ").encode()[: longest - 13].decode("utf-8", "ignore")
+    return f"{start}~{digest}"

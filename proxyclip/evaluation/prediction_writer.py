@@ -12,10 +12,8 @@ from PIL import Image
 from proxyclip.errors import InputError
 from proxyclip.evaluation.prefetch import Ready
 from proxyclip.files import usable, write_image
+from proxyclip.output_names import file_name
 from proxyclip.pictures.panels import panels
-
-LONGEST_NAME = 255  # bytes that file systems accept
-UNSAFE = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')  # in a file's name on one system or another
 
 
 def run_name(dataset: str, method: str, clip: str | None, vfm: str | None, protocol: dict) -> str:
@@ -38,15 +36,6 @@ def png_path(folder: Path, stem: str) -> Path:
     """
     *parents, name = stem.split("/")
     return folder.joinpath(*map(file_name, parents), f"{file_name(name)}.png")
-
-
-def file_name(part: str) -> str:
-    longest = LONGEST_NAME - len(".png")
-    if part.strip(" .") and not UNSAFE.search(part) and len(part.encode()) <= longest:
-        return part
-    digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    start = UNSAFE.sub("_", part).lstrip(". ").encode()[: longest - 13].decode("utf-8", "ignore")
-    return f"{start}~{digest}"
 
 
 @dataclass(frozen=True)
