@@ -20,11 +20,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from configs.arguments import add_data_options, check_numbers, new_parser
+from configs.arguments import add_data_options, check_numbers
 from configs.load import find_config, load_config, names
 from configs.outcomes import Outcome, Task, table
 from configs.published import PUBLISHED
 from configs.trained_as import trained_as
+from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, NotFound, main_guard
 from proxyclip.files import writable_folder
 from proxyclip.methods import find_method, method_names

@@ -20,10 +20,11 @@ from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
-from configs.arguments import add_device_options, check_numbers, new_parser
+from configs.arguments import add_device_options, check_numbers
 from configs.load import load_config
 from configs.train_overrides import read_train_settings
 from configs.training import TrainConfig
+from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
 

@@ -8,11 +8,6 @@ from proxyclip.errors import InputError
 MOST = {"workers": 256}  # each is a process with the memory of an image
 
 
-def new_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help text is the script's docstring, line by line."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Where images are, and where results are written."""
     add = parser.add_argument

@@ -1,0 +1,5 @@
+"""python -m proxyclip"""
+
+from proxyclip.command.main import main
+
+main()

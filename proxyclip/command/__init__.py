@@ -1,0 +1,1 @@
+"""The commands `proxyclip segment`, `proxyclip app` and `proxyclip presets`."""

@@ -1,0 +1,12 @@
+"""Lists the pairs of models that can be named.
+
+proxyclip presets
+"""
+
+from proxyclip.command.parser import new_parser
+from proxyclip.presets import presets
+
+
+def main(arguments: list[str] | None = None) -> None:
+    new_parser(__doc__, "presets").parse_args(arguments)
+    presets()
