@@ -1,0 +1,192 @@
+"""One process's share of a job: images are read ahead, segmented in shared batches, and written behind."""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+
+from proxyclip.errors import InputError, NotFound
+from proxyclip.export.record import ImageRecord
+from proxyclip.folder.inputs import Item
+from proxyclip.folder.job import Job, Todo
+from proxyclip.folder.storage import is_address, read_address
+from proxyclip.folder.video import frame_name, frame_picture, frames_of
+from proxyclip.image_io import open_image, read_image, rgb_from_pillow
+from proxyclip.segmentation import Segmentation
+from proxyclip.workers import in_order, one_ahead
+
+WRITERS = 2  # threads: compressing an image releases Python's lock
+IF_KILLED = "finished images are kept: run the same command again"
+
+
+class Report(NamedTuple):
+    """An image or frame is finished, or a problem says why it is not."""
+
+    path: str
+    problem: str = ""
+
+
+class Loaded(NamedTuple):
+    """An image to segment, and the files to write for it; or a problem instead."""
+
+    path: str
+    record: ImageRecord
+    formats: tuple[str, ...]  # to write
+    image: np.ndarray | None = None  # (H, W, 3) uint8
+    overlay: bool = False  # whether to keep an overlay of a frame, for a video
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a job that one process does; can be pickled.
+
+    device: overrides that of the model. threads: of the model on a CPU (0: as many as there are cores). workers:
+    processes that read images ahead; 0 reads in a thread. loud: whether warnings are shown.
+    """
+
+    job: Job
+    todos: Sequence[Todo]
+    device: str | None = None
+    threads: int = 0
+    workers: int = 0
+    loud: bool = True
+
+    def __call__(self, model=None) -> Iterator[Report]:
+        """Does it; called where the model is to run. model: is loaded if not given. Raises InputError where nothing can
+        go on."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        with warnings.catch_warnings():
+            if self.loud:
+                warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+            else:
+                warnings.simplefilter("ignore")
+            model = self.job.model.on(self.device).plan().build() if model is None else model
+            yield from segment_all(self.job, model, self.todos, self.workers)
+
+
+def segment_all(job: Job, model, todos: Sequence[Todo], workers: int) -> Iterator[Report]:
+    """Segments the items with a loaded model; a report for each image and frame, when its files are written."""
+    segmented, failed = deque(), deque()  # those whose windows are being scored, oldest first; reports of problems
+    given = deque()  # names of images that were handed over
+
+    def images(stream: Iterator[Loaded]) -> Iterator[np.ndarray]:
+        for loaded in stream:
+            if loaded.problem:
+                failed.append(Report(loaded.path, loaded.problem))
+            else:
+                segmented.append(loaded)
+                given.append(loaded.record.name)
+                yield loaded.image
+
+    def names() -> Iterator[str]:
+        while given:  # one for each image; none is left when the images end
+            yield given.popleft()
+
+    if model.refinement is not None:
+        model.refinement.check(todo.item.name for todo in todos if not todo.item.is_video)
+    with closing(load_all(job, todos, workers)) as stream, Writers(job) as writers:
+        kinds = {kind for todo in todos for kind in todo.missing}
+        every = any(job.encoders[kind].PROBABILITIES for kind in kinds)
+        calling = job.calling | {"batch_windows": job.batch_windows, "max_pixels": job.max_pixels}
+        calling["probabilities"] = job.vocabulary.names if every else ()
+        for result in model.segment_each(images(stream), job.vocabulary, names=names(), **calling):
+            yield from writers.write(segmented.popleft()._replace(image=None), result)
+            while failed:
+                yield failed.popleft()
+        yield from writers.finish()
+    yield from failed
+
+
+class Writers:
+    """Writes results in threads, a few behind the model."""
+
+    def __init__(self, job: Job):
+        self.job, self.threads, self.pending = job, ThreadPoolExecutor(WRITERS, "writing"), deque[Future]()
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.threads.shutdown(cancel_futures=True)
+
+    def write(self, loaded: Loaded, result: Segmentation) -> Iterator[Report]:
+        """Starts to write one result, and reports on earlier ones; raises their errors."""
+        self.pending.append(self.threads.submit(self.save, loaded, result))
+        while len(self.pending) > 2 * WRITERS or (self.pending and self.pending[0].done()):
+            yield self.pending.popleft().result()
+
+    def finish(self) -> Iterator[Report]:
+        while self.pending:
+            yield self.pending.popleft().result()
+
+    def save(self, loaded: Loaded, result: Segmentation) -> Report:
+        job, record = self.job, loaded.record
+        try:
+            files = {job.path(kind, record.name): job.encoders[kind].encode(result, record) for kind in loaded.formats}
+        except InputError as error:  # the format cannot hold this image, for instance its name
+            return Report(loaded.path, str(error))
+        if loaded.overlay:
+            files[job.frame_path(record.name)] = frame_picture(result)
+        for name, data in files.items():
+            job.storage.write(name, data)
+        return Report(loaded.path)
+
+
+def load_all(job: Job, todos: Sequence[Todo], workers: int) -> Iterator[Loaded]:
+    """All images, then all frames of videos that are not finished."""
+    images = [todo for todo in todos if not todo.item.is_video]
+    load = partial(load_image, max_pixels=job.max_pixels)
+    if workers:
+        yield from in_order(load, images, min(workers, len(images)), lambda loaded: loaded, IF_KILLED)
+    else:
+        yield from one_ahead(map(load, images))
+    for todo in todos:
+        if todo.item.is_video:
+            yield from one_ahead(load_frames(job, todo))
+
+
+def load_image(todo: Todo, max_pixels: int) -> Loaded:
+    item = todo.item
+    loaded = Loaded(item.path, record_of(item), todo.missing)
+    try:
+        return loaded._replace(image=read_item(item.path, max_pixels))
+    except (InputError, NotFound) as error:
+        return loaded._replace(problem=str(error))
+
+
+def read_item(path: str, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 of a file or an object."""
+    if not is_address(path):
+        return read_image(path, max_pixels)
+    file = BytesIO(read_address(path))
+    return rgb_from_pillow(open_image(path, file=file), f"image {path}", max_pixels)
+
+
+def load_frames(job: Job, todo: Todo) -> Iterator[Loaded]:
+    """The frames of a video that are not finished."""
+    item, there = todo.item, job.frames_there(todo.item)
+    try:
+        for number, image in frames_of(item.path, job.frame_step, job.max_pixels):
+            name = frame_name(item.name, number)
+            missing = tuple(kind for kind in todo.missing if job.path(kind, name) not in there)
+            overlay = todo.video and job.frame_path(name) not in there
+            if missing or overlay:
+                record = ImageRecord(name, f"{item.file_name}/{number}")
+                yield Loaded(item.path, record, missing, image, overlay)
+    except (InputError, NotFound) as error:
+        yield Loaded(item.path, record_of(item), (), problem=str(error))
+
+
+def record_of(item: Item) -> ImageRecord:
+    return ImageRecord(item.name, item.file_name)
