@@ -76,7 +76,7 @@ def test_each_word_of_a_background_is_a_query(name):
         assert torch.equal(model.encode_classes(listed), model.encode_classes(Vocabulary.parse(words)))
         found = model.segment(photograph, listed, probabilities=listed.names)
         expected = np.stack([scores[:2].max(0) - penalty, scores[2], scores[3] - penalty])
-        for index, given in enumerate(listed.classes):
+        for index, given in enumerate(listed.names):
             np.testing.assert_allclose(found.probabilities[given], expected[index], atol=1e-6)
         best = expected.argmax(0)
         assert (found.labels == best).mean() > 0.999 and len(np.unique(best)) == 3

@@ -57,15 +57,20 @@ def test_every_script_and_file_that_is_named_exists():
 
 
 def test_every_option_that_is_named_exists():
-    """Of the lines that call a script, each option is in that script's source, or among those that scripts share."""
-    shared = (ROOT / "configs" / "arguments.py").read_text()
+    """Of the lines that call a script or command, each option is in its source, or among those that they share."""
+    commands = ROOT / "proxyclip" / "command"
+    shared = (ROOT / "configs" / "arguments.py").read_text() + (commands / "model_options.py").read_text()
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", README, re.M | re.S)
     lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
     calls = [match for line in lines if (match := re.search(r"python ([\w/]+\.py)(.*)", line))]
     assert len(calls) > 8
-    for script, options in (call.groups() for call in calls):
+    calls += [match for line in lines if (match := re.search(r"proxyclip (segment|app|presets)( .*)", line))]
+    for name, options in (call.groups() for call in calls):
+        files = [ROOT / name, commands / f"{name.removesuffix('.py')}.py"]
+        source = "".join(file.read_text() for file in files if file.is_file())
+        assert source, name
         for option in re.findall(r"--[\w-]+", options):
-            assert f'"{option}"' in (ROOT / script).read_text() + shared, (script, option)
+            assert f'"{option}"' in source + shared, (name, option)
 
 
 def test_the_training_run_of_ones_own(tmp_path):
