@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from proxyclip.pictures.figure import as_image, empty_figure, font_properties
+from proxyclip.pictures.figure import as_image, empty_figure, font_properties, widest
 from proxyclip.pictures.fitting import shortened
 from proxyclip.pictures.fonts import font_for
 
@@ -31,11 +31,11 @@ def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> Image.Image:
     headings = [shortened(text, font, MOST_TITLE) for text in texts[:2]]
     names = [shortened(name, font, MOST_NAME) for name in texts[2 : 2 + count]]
     remarks = [shortened(text, font, MOST_NAME) for text in texts[2 + count :]]
-    name_width, remark_width = (max(map(font.getlength, one), default=0) + GAP for one in (names, remarks))
+    name_width, remark_width = (widest(one, font) + GAP for one in (names, remarks))
     column_width = name_width + BAR_WIDTH + remark_width + 2 * PAD
     columns = max(1, round(math.sqrt(count * LINE / column_width)))
     rows = max(1, math.ceil(count / columns))
-    width = max(columns * column_width, max(map(font.getlength, headings)) + 2 * PAD)
+    width = max(columns * column_width, widest(headings, font) + 2 * PAD)
     top = 2 * LINE + 2 * PAD
     height = top + rows * LINE + PAD
 

@@ -27,6 +27,15 @@ def as_image(figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
+def widest(texts: list[str], font) -> float:
+    """Pixels of the widest text in a Pillow font, as matplotlib draws it: Pillow may place letters closer."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    renderer, properties = RendererAgg(1, 1, DPI), font_properties(font)
+    sizes = (renderer.get_text_width_height_descent(text, properties, ismath=False) for text in texts if text)
+    return max((width for width, _, _ in sizes), default=0)
+
+
 def font_properties(font):
     """The file and size of a Pillow font, for matplotlib."""
     from matplotlib.font_manager import FontProperties
