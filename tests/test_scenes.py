@@ -108,15 +108,23 @@ def test_splits():
     assert test.stop <= tune.start and tune.stop <= train.start
 
 
-def test_scenes_are_drawn_quickly():
-    """Two hundred a second on a core of its own; half of that where another program shares it."""
-    rates = []
-    for start in (30_000, 30_050, 30_100):
+def test_two_hundred_scenes_a_second():
+    """Measured against other work in the same moment: where programs share a core, both take longer."""
+    values = np.random.default_rng(0).random((128, 128))
+
+    def other_work():
+        """A tenth of the time of 50 scenes at 200 a second."""
+        for _ in range(400):
+            np.sqrt(values), np.sort(values[:16].ravel()), values * values + values
+
+    def seconds(work) -> float:
         before = time.process_time()
-        for seed in range(start, start + 50):
-            scenes.draw(seed)
-        rates.append(50 / (time.process_time() - before))
-    assert max(rates) > 100
+        work()
+        return time.process_time() - before
+
+    starts = (30_000, 30_050, 30_100)
+    ratios = [seconds(lambda: [scenes.draw(start + k) for k in range(50)]) / seconds(other_work) for start in starts]  # noqa: B023
+    assert min(ratios) < 10
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", True, None])
