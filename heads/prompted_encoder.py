@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from proxyclip.backbones.clip import run_block
+from proxyclip.backbones.clip_block import run_block
 from proxyclip.backbones.normalise import Normalise
 from proxyclip.errors import InputError
 

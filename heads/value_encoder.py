@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from proxyclip.backbones.clip import DenseCLIP, run_block, run_network
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.clip_block import run_block, run_network
 from proxyclip.backbones.cpu_kernels import linear
 
 

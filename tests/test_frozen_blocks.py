@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from step_by_step_heads import clip_block
 
 from proxyclip.backbones import cpu_kernels
-from proxyclip.backbones.clip import run_block
+from proxyclip.backbones.clip_block import run_block
 from proxyclip.backbones.quick_gelu import activate
 from proxyclip.backbones.random_weights import fixed_seed
 from proxyclip.backbones.torchvision_shim import import_library

@@ -68,7 +68,7 @@ def test_paths_that_cannot_be(path):
 
 
 def test_a_folder_without_a_clip(tmp_path):
-    for used in (build_clip.patch_size, build_clip.load):
+    for used in (build_clip.image_encoder, build_clip.load):
         with pytest.raises(NotFound, match=r"no open_clip_config\.json"):
             used(str(tmp_path))
 

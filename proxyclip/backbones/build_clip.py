@@ -70,9 +70,10 @@ def parse(spec: str) -> tuple[str, str, str | None]:
     return name, weights or best, None
 
 
-def patch_size(spec: str) -> int:
-    """The patch size of a CLIP in pixels, from its configuration alone."""
-    return config_of(spec)["vision_cfg"].get("patch_size", 16)
+def image_encoder(spec: str) -> tuple[int, int]:
+    """Number of blocks and patch size in pixels of a CLIP's image encoder, from its configuration alone."""
+    vision = config_of(spec)["vision_cfg"]
+    return vision.get("layers", 12), vision.get("patch_size", 16)
 
 
 def embedding_width(spec: str) -> int:
@@ -102,8 +103,7 @@ def mean_and_std(preprocess: dict) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def from_folder(folder: Path, checkpoint: str | Path | None) -> DenseCLIP:
-    """Loads open_clip's folder layout: open_clip_config.json next to the weights; paths in it are relative to the
-    folder."""
+    """Loads open_clip's folder layout: open_clip_config.json next to the weights; paths in it are relative to it."""
     open_clip = import_library("open_clip")
     settings = read_folder_config(folder)
     config, text = settings["model_cfg"], settings["model_cfg"]["text_cfg"]

@@ -3,13 +3,15 @@
 Shapes: B windows, T = 1 + h * w tokens (the class token first), D width, E joint embedding width.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from proxyclip.backbones.cpu_kernels import attend, linear
+from proxyclip.backbones.clip_block import run_block
+from proxyclip.backbones.cpu_kernels import linear
 from proxyclip.backbones.normalise import Normalise
 from proxyclip.backbones.position_table import resample
-from proxyclip.backbones.quick_gelu import activate
 from proxyclip.backbones.weights import fingerprint, signs_of_change
 
 
@@ -45,7 +47,7 @@ class DenseCLIP(nn.Module):
     @property
     def activation(self) -> str:
         """The activation function of both towers: "QuickGELU" or "GELU"."""
-        return type(self.visual.transformer.resblocks[0].mlp.gelu).__name__
+        return type(self.blocks[0].mlp.gelu).__name__
 
     @property
     def fingerprint(self) -> str:
@@ -67,39 +69,57 @@ class DenseCLIP(nn.Module):
         """The precision of the image tower."""
         return self.visual.conv1.weight.dtype
 
-    def position_table(self, height: int, width: int, offset: float | None = 0.1) -> Tensor:
+    def position_table(self, height: int, width: int, offset: float | None = 0.1, antialias: bool = False) -> Tensor:
         """(1 + h * w, D): the position table, resampled to a patch grid of that height and width.
 
         As the published code does: bicubic, with the scale factor (n + 0.1) / M itself setting the sampling points,
-        and left as it is where the number of patches agrees. offset: see `resample`.
+        and left as it is where the number of patches agrees; with antialiasing, resampled there as well. offset,
+        antialias: see `resample`.
         """
         table = self.visual.positional_embedding  # (1 + M * M, D)
-        if len(table) == 1 + height * width:
+        if len(table) == 1 + height * width and not antialias:
             return table
-        grid = resample(table[1:].unflatten(0, self.visual.grid_size), (height, width), offset)  # (h, w, D)
+        native = table[1:].unflatten(0, self.visual.grid_size)  # (M, M, D)
+        grid = resample(native, (height, width), offset, antialias)  # (h, w, D)
         return torch.cat([table[:1], grid.flatten(0, 1).to(table.dtype)])  # (1 + h * w, D)
 
-    def embed(self, images: Tensor, offset: float | None = 0.1) -> Tensor:
+    def embed(self, images: Tensor, offset: float | None = 0.1, antialias: bool = False) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter the first block.
 
-        Rows and columns beyond the last whole patch are ignored. offset: see `position_table`.
+        Rows and columns beyond the last whole patch are ignored. offset, antialias: see `position_table`.
         """
         visual = self.visual
         patches = visual.conv1(self.normalise(images).to(self.dtype))  # (B, D, h, w)
-        table = self.position_table(*patches.shape[-2:], offset)
+        table = self.position_table(*patches.shape[-2:], offset, antialias)
         class_token = visual.class_embedding.to(self.dtype).expand(len(images), 1, -1)  # (B, 1, D)
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], dim=1) + table)  # (B, T, D)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks of the image tower, first to last."""
+        return self.visual.transformer.resblocks
+
+    def states(self, images: Tensor) -> Iterator[Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) as they enter each block, one block after the other."""
+        tokens = self.embed(images)
+        yield tokens
+        for block in self.blocks[:-1]:
+            tokens = run_block(block, tokens)
+            yield tokens
+
     def before_last_block(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> tokens (B, T, D) after all blocks but the last."""
-        tokens = self.embed(images)
-        for block in self.visual.transformer.resblocks[:-1]:
-            tokens = run_block(block, tokens)
-        return tokens
+        for tokens in self.states(images):
+            last = tokens
+        return last
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) as after the last block -> joint embeddings (B, N, E), not normalised."""
+        return linear(self.visual.ln_post(tokens), self.visual.proj.T)
 
     def values(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, D, h, w): each patch's value in the last block's attention."""
-        block = self.visual.transformer.resblocks[-1]
+        block = self.blocks[-1]
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
         width = weight.shape[1]
         patches = block.ln_1(self.before_last_block(images)[:, 1:])  # (B, h * w, D)
@@ -111,15 +131,13 @@ class DenseCLIP(nn.Module):
 
         The last block's output projection, the final norm and projection: no residual and no MLP (ProxyCLIP, §3.2).
         """
-        visual = self.visual
-        out = visual.transformer.resblocks[-1].attn.out_proj
-        return linear(visual.ln_post(linear(mixed, out.weight, out.bias)), visual.proj.T)
+        out = self.blocks[-1].attn.out_proj
+        return self.finish(linear(mixed, out.weight, out.bias))
 
     def vanilla(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, E, h, w): the patch tokens of the unchanged CLIP, not normalised."""
-        visual = self.visual
-        tokens = run_block(visual.transformer.resblocks[-1], self.before_last_block(images))[:, 1:]  # (B, h * w, D)
-        return (visual.ln_post(tokens) @ visual.proj).mT.unflatten(2, self.grid(images))  # (B, E, h, w)
+        tokens = run_block(self.blocks[-1], self.before_last_block(images))[:, 1:]  # (B, h * w, D)
+        return self.finish(tokens).mT.unflatten(2, self.grid(images))  # (B, E, h, w)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of whole patches."""
@@ -140,30 +158,3 @@ class DenseCLIP(nn.Module):
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
         x = model.ln_final(x)[torch.arange(len(x), device=x.device), end]  # (B, width)
         return model.text_projection(x) if isinstance(model.text_projection, nn.Linear) else x @ model.text_projection
-
-
-def run_block(block: nn.Module, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-    """One pre-norm transformer block, (B, T, D) -> (B, T, D), without holding a (T, T) attention matrix.
-
-    context: (B, P, D), further tokens that are attended to, and of which no output is needed.
-    """
-    layer, width = block.attn, tokens.shape[2]
-    weight, bias = layer.in_proj_weight, layer.in_proj_bias  # (3 D, D), (3 D): queries, keys, values
-    normed = block.ln_1(tokens)
-    if context is None:
-        projected = linear(normed, weight, bias).unflatten(2, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
-    else:
-        known = torch.cat([normed, block.ln_1(context)], dim=1)  # (B, T + P, D)
-        query = linear(normed, weight[:width], bias[:width]).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
-        projected = linear(known, weight[width:], bias[width:]).unflatten(2, (2, layer.num_heads, -1))
-        key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, T + P, d) each
-    mixed = attend(query, key, value).transpose(1, 2).flatten(2)  # (B, T, D)
-    return run_network(block, tokens + block.ls_1(linear(mixed, layer.out_proj.weight, layer.out_proj.bias)))
-
-
-def run_network(block: nn.Module, tokens: Tensor) -> Tensor:
-    """The second half of a transformer block, its feed-forward network: (B, T, D) -> (B, T, D)."""
-    mlp = block.mlp
-    hidden = activate(mlp.gelu, linear(block.ln_2(tokens), mlp.c_fc.weight, mlp.c_fc.bias))  # (B, T, 4 D)
-    return tokens + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias))

@@ -124,8 +124,10 @@ def measure(dtype: torch.dtype) -> tuple[float, float]:
     return min(seconds[F.linear]), min(seconds[convolution])
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v, each (B, heads, T, d) -> (B, heads, T, d).
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """softmax(scale · q kᵀ + bias) v, each (B, heads, T, d) -> (B, heads, T, d).
+
+    bias: (T, T), added to the logits of all heads. scale: default d^(-1/2).
 
     Uses PyTorch's fused kernel, except for bfloat16 on a CPU. There the fused kernel computes products at float32
     speed; plain products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`). With gradients
@@ -133,7 +135,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     if trained or query.dtype != torch.bfloat16 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value)
-    query = query * query.shape[-1] ** -0.5
-    mixed = [torch.softmax(rows @ key.mT, dim=-1) @ value for rows in query.split(ROWS, dim=-2)]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mixed = []
+    for start in range(0, query.shape[-2], ROWS):
+        logits = query[..., start : start + ROWS, :] @ key.mT  # (B, heads, rows, T)
+        if bias is not None:
+            logits += bias[start : start + ROWS]
+        mixed.append(logits.softmax(-1) @ value)  # (B, heads, rows, d)
     return torch.cat(mixed, dim=-2)
