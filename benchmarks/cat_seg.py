@@ -41,7 +41,7 @@ from proxyclip.backbones import build_clip  # noqa: E402
 from proxyclip.backbones.precision import resolve_precision  # noqa: E402
 from proxyclip.backbones.random_weights import fixed_seed  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
-from proxyclip.label_rule import label_map  # noqa: E402
+from proxyclip.label_map import label_map  # noqa: E402
 
 SIDE = 640  # of the image
 WAYS = ("plain", "here")

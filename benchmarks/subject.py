@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import proxyclip
 from proxyclip.image_io import scaled_size
-from proxyclip.label_rule import label_map
+from proxyclip.label_map import label_map
 
 
 @dataclass(frozen=True)

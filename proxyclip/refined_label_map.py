@@ -5,11 +5,12 @@ Shapes: Q queries, q queries of a block, H × W the label map.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from proxyclip.label_rule import LabelMap, LabelRule
+from proxyclip.label_rule import LabelMap, LabelRule, ruled
 from proxyclip.refine._refinement import Maps
 from proxyclip.score_tiles import tiles
 from proxyclip.stitching import WindowScores
@@ -42,28 +43,38 @@ def refined_label_map(
             found[:, rows, columns] = part.transpose(0, 1)
         return found
 
-    refined = refine(maps)
+    decide = partial(best_of, refine(maps), queries, size, after, rule, class_of_query, subtract, keep, block)
+    return ruled(decide, rule, class_of_query)
+
+
+def best_of(refined: Maps, queries, size, scale, rule, class_of_query, subtract, keep, block, excluded) -> LabelMap:
+    """As in `label_map`, from refined maps of all queries."""
+    device = class_of_query.device
     best = torch.full(size, float("-inf"), device=device)
     winner = torch.zeros(size, dtype=torch.int64, device=device)
-    total = torch.zeros(size, device=device)  # of exp(score - best), as far as the queries have been seen
+    top = best  # of all queries, also of those that are excluded
+    total = torch.zeros(size, device=device)  # of exp(score - top), as far as the queries have been seen
     class_scores = {index: torch.full(size, float("-inf"), device=device) for index in keep}
     per_block = max(1, block // (size[0] * size[1]))
     for first in range(0, queries, per_block):
         chosen = slice(first, min(first + per_block, queries))
-        part = refined(chosen) * after  # (q, H, W)
+        part = refined(chosen) * scale  # (q, H, W)
         if subtract is not None:
             part -= subtract[chosen, None, None]
+        if rule.activation == "softmax":
+            highest = torch.maximum(part.amax(0), top)  # (H, W)
+            total = total * (top - highest).exp() + (part - highest).exp_().sum(0)  # (H, W)
+            top = highest
+        if excluded is not None:
+            part.masked_fill_(excluded[chosen, None, None], float("-inf"))
         highest = part.amax(0)  # (H, W)
         winner = torch.where(highest > best, first + part.argmax(0), winner)
-        highest = torch.maximum(highest, best)
+        best = torch.maximum(highest, best)
         for index, found in class_scores.items():
             for own in (class_of_query[chosen] == index).nonzero().flatten().tolist():
                 torch.maximum(found, part[own], out=found)
-        if rule.activation == "softmax":
-            total = total * (best - highest).exp() + part.sub_(highest).exp_().sum(0)  # (H, W)
-        best = highest
     labels, confidence = class_of_query[winner], best
     if rule.activation == "softmax":
-        confidence = 1 / total
-        class_scores = {index: (found - best).exp() / total for index, found in class_scores.items()}
-    return LabelMap(torch.where(confidence < rule.threshold, 0, labels), confidence, class_scores)
+        confidence = (best - top).exp() / total
+        class_scores = {index: (found - top).exp() / total for index, found in class_scores.items()}
+    return LabelMap(labels, confidence, class_scores)

@@ -1,11 +1,14 @@
 """From scores to labels: the rule, held against the slow way, and a head that uses all of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from proxyclip.errors import InputError
-from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule, small_classes
 from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.stitching import View, WindowScores
 
@@ -70,6 +73,88 @@ def test_what_is_subtracted_from_some_queries():
     best, expected = (2 * scores - subtract[:, None, None]).max(0)
     assert torch.equal(labels, expected)
     torch.testing.assert_close(confidence, best)
+
+
+def slowly_ruled(scores, owners, rule):
+    """SCLIP's order: softmax, the best name of a class, small classes to zero, argmax, and last the threshold."""
+    scaled, nothing = (scores * rule.scale, float("-inf")) if rule.activation == "none" else (None, 0.0)
+    decided = (scores * rule.scale).softmax(0) if scaled is None else scaled  # (Q, H, W)
+    owners = torch.tensor(owners)
+    classes = torch.stack([decided[owners == index].amax(0) for index in range(int(owners.max()) + 1)])  # (K, H, W)
+    labels = classes.argmax(0)
+    objects = int((labels > 0).sum())
+    for index in range(1, len(classes)):
+        if int((labels == index).sum()) <= rule.area * objects:
+            classes[index] = nothing
+    best, labels = classes.max(0)
+    return labels.where(best >= rule.threshold, 0), best, classes
+
+
+def blobs(queries, height, width, seed):
+    """Score maps (Q, H, W) that vary slowly: small classes have some pixels, and those have a next best class."""
+    coarse = torch.randn(1, queries, 4, 5, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (height, width), mode="bilinear")[0] / 20
+
+
+@pytest.mark.parametrize("tile", [None, (1, 5), (200, 13)])
+@pytest.mark.parametrize(("activation", "threshold"), [("softmax", 0.0), ("softmax", 0.5), ("none", 0.4)])
+@pytest.mark.parametrize("seed", range(3))
+def test_small_classes_get_no_pixels(seed, activation, threshold, tile):
+    scores, owners = blobs(7, 23, 31, seed), [0, 0, 1, 2, 2, 3, 4]
+    rule = LabelRule(scale=20.0, activation=activation, threshold=threshold, area=0.2)
+    found = label_map(one_window(scores), (23, 31), rule, torch.tensor(owners), keep=range(5), tile=tile)
+    labels, confidence, classes = slowly_ruled(scores, owners, rule)
+    before, after = (slowly_ruled(scores, owners, replace(rule, area=area, threshold=-1e9))[0] for area in (0, 0.2))
+    assert after[before != after].any()  # some pixels of a small class go to another object class
+    assert threshold == 0 or not torch.equal(labels, after)
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.confidence, confidence)
+    torch.testing.assert_close(torch.stack([found.class_scores[index] for index in range(5)]), classes)
+
+
+def strips(*counts, strength=1.0):
+    """Scores (K, 1, W): each class is clearly the best one for so many pixels."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return F.one_hot(labels, len(counts)).T[:, None].float() * strength
+
+
+@pytest.mark.parametrize("pixels", [1, 3, 7, 11])
+def test_a_class_with_exactly_the_share_is_small(pixels):
+    """The share is of all pixels with labels other than 0."""
+    exactly, more = (decided(strips(5, 9 * pixels - one, pixels + one), area=0.1) for one in (0, 1))
+    assert exactly[0].unique().tolist() == [0, 1] and exactly[2][2].eq(0).all()
+    assert more[0].unique().tolist() == [0, 1, 2]
+
+
+def test_the_exact_share_of_many_pixels():
+    owners = torch.arange(3)
+    for pixels in (13, 1999, 40_009, 700_001):
+        labels = torch.arange(3).repeat_interleave(torch.tensor([5, 9 * pixels, pixels]))
+        assert small_classes(labels, 0.1, owners).tolist() == [False, False, True]
+        assert not small_classes(torch.cat([labels, torch.tensor([2])]), 0.1, owners).any()
+
+
+def test_without_any_pixel_of_an_object_all_objects_are_small():
+    labels, confidence, maps = decided(strips(20, 0, 0), area=0.1, scale=3.0)
+    assert labels.eq(0).all() and maps[1].eq(0).all() and maps[2].eq(0).all()
+    torch.testing.assert_close(confidence, strips(20, 0, 0).mul(3).softmax(0)[0])
+
+
+def test_areas_are_counted_before_the_threshold_and_pixels_below_it_afterwards_get_label_0():
+    scores = strips(4, 30, 10, 2)
+    scores[1, 0, -2:] = 0.9  # the next best class of the last two pixels, which are a small class
+    scores[:, 0, 4:34] *= 0.1  # class 1 is uncertain wherever it is the best one, and counts all the same
+    rule = {"scale": 3.0, "area": 0.1}
+    sure, unsure = (decided(scores, threshold=threshold, **rule)[0][0] for threshold in (0.0, 0.4))
+    assert sure.bincount().tolist() == [4, 32, 10]
+    assert unsure.bincount().tolist() == [4 + 30, 2, 10]
+    assert decided(scores, threshold=0.5, **rule)[0][0].bincount().tolist() == [4 + 32, 0, 10]
+
+
+@pytest.mark.parametrize("area", [-0.1, 1.0, float("nan")])
+def test_an_area_that_is_no_share(area):
+    with pytest.raises(InputError, match=f"area is {area}; choose a share of pixels, at least 0 and below 1"):
+        LabelRule(area=area)
 
 
 def test_an_unknown_activation():

@@ -7,7 +7,8 @@ import tiny_clip
 import torch
 
 from proxyclip.image_io import resize, scaled_size, to_tensor
-from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule
 from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.vocabulary import Vocabulary
 

@@ -12,7 +12,7 @@ from golden.heads_cat_seg import published
 from golden.heads_models import compare
 
 from heads.official_cat_seg import from_official_cat_seg
-from proxyclip.label_rule import label_map
+from proxyclip.label_map import label_map
 
 CASES = {case.file.stem: case for case in all_cases("heads") if case.file.stem.startswith("catseg_")}
 CASES.pop("catseg_trainable", None)  # a table

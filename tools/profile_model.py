@@ -43,7 +43,7 @@ from proxyclip import build  # noqa: E402
 from proxyclip.backbones import build_clip  # noqa: E402
 from proxyclip.backbones.clip_activation import uses_quick_gelu  # noqa: E402
 from proxyclip.errors import InputError, main_guard  # noqa: E402
-from proxyclip.label_rule import label_map  # noqa: E402
+from proxyclip.label_map import label_map  # noqa: E402
 from proxyclip.presets import preset_names, recorded_name  # noqa: E402
 from proxyclip.segmentor import Segmentor  # noqa: E402
 
@@ -80,7 +80,7 @@ def parse(arguments) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", metavar="CONFIG_OR_PRESET", help="a configuration of a head, a trained head, or a preset")
-    add("--method", default="proxyclip", help="of a preset: proxyclip (default), maskclip or clip")
+    add("--method", default="proxyclip", help="of a preset: any training-free method (default: proxyclip)")
     add("--clip", help="of a trained head whose checkpoint names a CLIP without a place")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image, before it is resized")
     add("--classes", type=int, metavar="N", help="default: those of a head's training, else 20")

@@ -11,10 +11,11 @@ from heads.cost_aggregation import LEFT_OUT, CostAggregation
 from heads.losses import VOID, cross_entropy_loss
 from heads.official_cat_seg import AGGREGATOR, CLIP, from_official_cat_seg, renamed
 from heads.value_encoder import encode
-from proxyclip.backbones.clip import DenseCLIP, run_block
+from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.clip_block import run_block
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.image_io import denormalise
-from proxyclip.label_rule import label_map
+from proxyclip.label_map import label_map
 from proxyclip.vocabulary import Vocabulary
 
 IGNORED = 255  # in published labels

@@ -14,7 +14,8 @@ from heads.losses import pseudo_labels
 from heads.official import from_official
 from heads.options import Options
 from proxyclip.image_io import denormalise
-from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule
 from proxyclip.vocabulary import Vocabulary
 
 
