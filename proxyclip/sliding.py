@@ -23,13 +23,15 @@ class SlidingWindows:
     """How an image is cut, in pixels: side and stride of the windows, and the multiple that they are padded to.
 
     crop 0 uses the whole image as one window. min_side: smaller windows are padded to this size, because no model
-    accepts less than one patch.
+    accepts less than one patch. two_steps: whether the scores of a whole image are resized to its size when scored and
+    from there to that of the labels, like those of windows, instead of to that of the labels at once.
     """
 
     crop: int
     stride: int
     multiple: int = 1
     min_side: int = 1
+    two_steps: bool = False
 
     def __post_init__(self):
         if self.crop < 0 or self.stride < 1 or self.multiple < 1:

@@ -107,7 +107,7 @@ def axis_taps(windows, length: int, grid: int, window: int | None, out: int, sig
     """Of one axis: from all windows' scores to all windows' pixels, and from those to the `out` pixels."""
     starts, (before, after) = windows.starts(length), windows.padding(length)
     padded = before + windows.side(length) + after
-    if not (windows.crop or sigmoid or before or after):
+    if not (windows.crop or windows.two_steps or sigmoid or before or after):
         return resize_taps(grid, out), resize_taps(out, out)  # one window, resized once, straight to the result
     window = window or padded
     per_window = grid // len(starts)
