@@ -15,7 +15,8 @@ from torch import Tensor
 from proxyclip.background import with_background
 from proxyclip.errors import InputError
 from proxyclip.image_io import MAX_PIXELS, read_image
-from proxyclip.label_rule import LabelMap, LabelRule, label_map, on_device
+from proxyclip.label_map import label_map, on_device
+from proxyclip.label_rule import LabelMap, LabelRule
 from proxyclip.options import fits
 from proxyclip.refine._refinement import Guide, Refinement
 from proxyclip.refined_label_map import refined_label_map
@@ -170,7 +171,9 @@ class Segmentor(Scorer):
         if self.refinement is None:
             return label_map(scores, size, rule, owners, subtract, keep)
         guide = F.interpolate(image[None], size, mode="bilinear")[0]  # (3, H, W)
-        refine = partial(self.refinement, guide=Guide(guide, name))
+        text = self.encode_classes(vocabulary)  # (Q, E), or (Q, P, E)
+        known = Guide(guide, name, len(text), text if text.dim() == 2 else None)
+        refine = partial(self.refinement, guide=known)
         return refined_label_map(scores, size, rule, owners, refine, subtract, keep)
 
     def refinement_settings(self) -> dict:

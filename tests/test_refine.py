@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule
 from proxyclip.refine import read_refinement, refinement_names, sam
 from proxyclip.refine._refinement import Guide
 from proxyclip.refine._regions import ByMasks
@@ -129,6 +131,50 @@ def test_what_is_refined_are_the_scores_before_the_scale_and_all_else_follows_fr
             torch.testing.assert_close(found.class_scores[index], classes[index], atol=2e-6, rtol=0)
         best = torch.where(decided.amax(0) < rule.threshold, 0, classes.argmax(0))
         assert (found.labels == best).float().mean() > 0.999  # but for ties within rounding
+
+
+@pytest.mark.parametrize("block", [1, 3 * 33 * 47, 10**9])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LabelRule(scale=1.5, area=0.2),
+        LabelRule(scale=1.5, area=0.2, threshold=0.35),
+        LabelRule(activation="none", area=0.2, threshold=1.0),
+    ],
+    ids=str,
+)
+def test_small_classes_get_no_pixels(scores, rule, block):
+    """Areas are those of the refined maps: softmax, best name, small classes to zero, argmax, threshold."""
+    plain = LabelRule(activation="none")
+    maps = label_map(scores, (33, 47), plain, torch.arange(7), keep=range(7)).class_scores
+    maps = torch.stack([maps[index] for index in range(7)])
+    image = torch.rand(3, 33, 47, generator=torch.Generator().manual_seed(0))
+    pamr = partial(Refinement(Options(3, (2, 5))), guide=Guide(image, None))
+    refined = pamr(maps.__getitem__)(slice(None)) * rule.scale
+    decided, nothing = (refined, float("-inf")) if rule.activation == "none" else (refined.softmax(0), 0.0)
+    classes = torch.stack([decided[torch.eq(OWNERS, index)].amax(0) for index in range(5)])
+    before = classes.argmax(0)
+    small = [index for index in range(1, 5) if (before == index).sum() <= rule.area * (before > 0).sum()]
+    classes[small] = nothing
+    best, labels = classes.max(0)
+    assert small and labels[before != labels].any()  # some pixels go to another object class
+    found = refined_label_map(scores, (33, 47), rule, OWNERS, pamr, keep=range(5), block=block)
+    assert (found.labels == labels.where(best >= rule.threshold, 0)).float().mean() > 0.999  # but for ties
+    assert not torch.isin(found.labels, torch.tensor(small)).any()
+    torch.testing.assert_close(found.confidence, best, atol=1e-5, rtol=0)
+    for index in range(5):
+        torch.testing.assert_close(found.class_scores[index], classes[index], atol=1e-5, rtol=0)
+
+
+def test_without_any_pixel_of_an_object_all_objects_are_small():
+    maps = torch.tensor([1.0, 0.5, 0.0])[:, None, None].expand(3, 4, 6)
+    view = WindowScores((View(maps.permute(1, 0, 2), SlidingWindows(0, 1), (4, 6)),))
+    for block in (1, 10**6):
+        found = refined_label_map(
+            view, (4, 6), LabelRule(area=0.1), torch.arange(3), lambda maps: maps, keep=range(3), block=block
+        )
+        assert found.labels.eq(0).all() and found.class_scores[1].eq(0).all() and found.class_scores[2].eq(0).all()
+        torch.testing.assert_close(found.confidence, maps.softmax(0)[0])
 
 
 def test_memory_does_not_grow_with_the_number_of_classes():
@@ -282,7 +328,7 @@ def test_segment_anything_finds_the_masks(tmp_path, monkeypatch):
 
 
 def test_names_of_refinements(tmp_path):
-    assert refinement_names() == ["masks", "pamr", "sam"]
+    assert refinement_names() == ["masks", "pamr", "sam", "tlp"]
     assert read_refinement(None) is None and read_refinement("none") is None
     assert read_refinement("pamr").options == Options(10, (8, 16))
     assert read_refinement("pamr:steps=5").build().title == "pamr:steps=5"

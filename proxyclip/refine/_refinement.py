@@ -18,11 +18,14 @@ class Guide(NamedTuple):
     """What a refinement knows about an image besides its scores.
 
     image: (3, H, W) RGB in [0, 1]: the image as the model sees it, resized to the size of the labels. name: of the
-    image, without its ending, as in "a/b"; None where it has none.
+    image, without its ending, as in "a/b"; None where it has none. queries: how many maps there are. text: their text
+    embeddings (queries, E), for models that have one per query.
     """
 
     image: Tensor
     name: str | None
+    queries: int = 0
+    text: Tensor | None = None
 
 
 class Refinement:
