@@ -57,8 +57,8 @@ class Plan:
 def load(preset: str | None = None, **choices) -> Segmentor:
     """Loads a model, by the name of a preset (see `proxyclip.presets()`) or of a CLIP and a VFM.
 
-    method: "proxyclip", or one of the baselines "maskclip" (CLIP's values without attention) and "clip" (CLIP's own
-    last block), which need no VFM. clip: open_clip's names of architecture and weights, "ViT-B-16:openai";
+    method: "proxyclip", "naclip", "maskclip" or another file of `proxyclip.methods`; all but "proxyclip" and "glaclip"
+    need no VFM, and load none. clip: open_clip's names of architecture and weights, "ViT-B-16:openai";
     "ViT-B-16:random" for seeded random weights; or a folder in open_clip's layout. vfm: "dino-vitb8" and the like,
     "hf:ORGANISATION/MODEL", or "dino:FOLDER". checkpoint_clip, checkpoint_vfm: official checkpoint files to load
     instead of downloading. vfm_features: "tokens", or for DINO "q", "k" or "v". vfm_layer: the block of the VFM to take
@@ -67,8 +67,8 @@ def load(preset: str | None = None, **choices) -> Segmentor:
     "masks:FOLDER" or "sam:CHECKPOINT", with options as in "pamr:steps=5"; see `proxyclip.refine`.
 
     All other arguments are fields of the method's `Options`: short_side, crop, stride, multiple (pixels), logit_scale,
-    templates, and beta and gamma for ProxyCLIP. The defaults are the paper's values. The settings of a preset apply to
-    its own pair only, not to another CLIP or VFM.
+    templates, and those of the method, such as beta and gamma for ProxyCLIP. The defaults are the paper's values. The
+    settings of a preset apply to its own pair only, not to another CLIP or VFM.
 
     Raises InputError for invalid values and NotFound for weights that are neither local nor reachable.
     """
@@ -107,8 +107,7 @@ def plan(
         pair = find_preset(preset)
         own_clip, own_vfm = clip in (None, pair.clip), vfm in (None, pair.vfm)
         if own_clip and (own_vfm or not found.NEEDS_VFM):
-            known = {field.name for field in fields(found.Options)}
-            options = {name: value for name, value in pair.options.items() if name in known} | options
+            options = pair.options_of(method, {field.name for field in fields(found.Options)}) | options
         known_words = pair.known_words if own_clip else None
         vfm_layer = pair.vfm_layer if vfm_layer is None and own_vfm else vfm_layer
         clip, vfm = pair.clip if clip is None else clip, pair.vfm if vfm is None else vfm
@@ -119,7 +118,9 @@ def plan(
     dtype = resolve_precision(precision, place)
     refinement = read_refinement(refine)
     build_clip.parse(clip)
-    check_crop(options.crop, build_clip.patch_size(clip))
+    depth, patch_size = build_clip.image_encoder(clip)
+    check_crop(options.crop, patch_size)
+    found.Method.check(options, depth, patch_size)
     if found.NEEDS_VFM:
         vfms.find(vfm.partition(":")[0])
     files = (str(file) if file is not None else None for file in (checkpoint_clip, checkpoint_vfm))

@@ -30,8 +30,9 @@ class Preset:
     """A CLIP and a VFM, with the facts to know before downloading them.
 
     `parameters` and `megabytes` (10^6 bytes, approximate) count both models; `sources` are the repositories on the hub.
-    `options` contains the settings that differ from the defaults of the methods, `vfm_layer` the block of the VFM to
-    take features from (None: the last), `known_words` all names that a CLIP with a small vocabulary was trained on.
+    `options` contains the settings that differ from the defaults of all methods, `methods` by method those of one,
+    `vfm_layer` the block of the VFM to take features from (None: the last), `known_words` all names that a CLIP with a
+    small vocabulary was trained on.
     """
 
     name: str
@@ -42,8 +43,14 @@ class Preset:
     sources: tuple[str, str]
     licence: str
     options: dict = field(default_factory=dict)
+    methods: dict[str, dict] = field(default_factory=dict)
     vfm_layer: int | None = None
     known_words: tuple[str, ...] | None = None
+
+    def options_of(self, method: str, known) -> dict:
+        """The settings for a method, of those that are among the names of its options."""
+        chosen = self.options | self.methods.get(method, {})
+        return {name: value for name, value in chosen.items() if name in known}
 
 
 def preset_names() -> list[str]:
@@ -70,7 +77,7 @@ def find_preset(name: str) -> Preset:
 def embedded() -> Preset:
     """The tiny pair that ships with this package, with its own settings; see mini/MODEL_CARD.md."""
     facts = json.loads((MINI / "mini.json").read_text(encoding="utf-8"))
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["options"].items()}
+    options = with_tuples(facts["options"])
     return Preset(
         name="mini",
         clip=str(MINI / "clip"),
@@ -80,9 +87,14 @@ def embedded() -> Preset:
         sources=("part of this package",) * 2,
         licence="Apache-2.0",
         options=options,
+        methods={method: with_tuples(own) for method, own in facts["methods"].items()},
         vfm_layer=facts["vfm_layer"],
         known_words=tuple(facts["known_words"]),
     )
+
+
+def with_tuples(options: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def recorded_name(name: str) -> str:

@@ -22,21 +22,29 @@ class Options:
 
     short_side: images are resized to this short side in pixels, with a long side of at most 2048; 0: not resized. crop,
     stride: side and stride of the windows; crop 0: the whole image as one window. multiple: windows are padded to a
-    multiple of it. logit_scale: factor applied to the cosine similarity before the softmax. templates: prompts with a
-    {} for the name; None: CLIP's 80.
+    multiple of it (0: to whole patches of CLIP; 1: not padded, and what is beyond the last whole patch is not seen).
+    two_steps: with crop 0, whether scores are resized to the image as scored before they are resized to the image as
+    given. logit_scale: factor applied to the cosine similarity before the softmax. area: classes other than the first
+    with at most this share of their pixels get none (0: no such rule; see `LabelRule`). templates: prompts with a {}
+    for the name; None: CLIP's 80.
     """
 
     short_side: int = 336
     crop: int = 336
     stride: int = 112
     multiple: int = 56  # of no patch size in particular
+    two_steps: bool = False
     logit_scale: float = 40.0
+    area: float = 0.0
     templates: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        SlidingWindows(self.crop, self.stride, self.multiple)
+        SlidingWindows(self.crop, self.stride, self.multiple or 1)
         if self.short_side < 0:
             raise InputError(f"short_side is {self.short_side}; choose a length in pixels, or 0 to keep images' sizes")
+        if self.two_steps and self.crop:
+            raise InputError(f"two_steps is about whole images: choose crop 0 instead of {self.crop} as well")
+        LabelRule(area=self.area)
         if not self.logit_scale > 0:
             raise InputError(f"logit_scale is {self.logit_scale}; it must be positive")
         if self.templates is not None:
@@ -46,15 +54,26 @@ class Options:
 class TrainingFree(Segmentor):
     """A CLIP, and a vision foundation model if needed, whose patch embeddings are compared with text embeddings.
 
-    A method defines `method` and `embed`. vfm is None for methods that need none.
+    A method defines `method`, `embed`, and `check` if it has further demands. vfm is None for methods that need none.
     """
+
+    @classmethod
+    def check(cls, options: Options, depth: int, patch_size: int) -> None:
+        """Raises InputError, before any weights are loaded, if the method cannot run with these options, or with a CLIP
+        of that many blocks and patches of that many pixels."""
 
     def __init__(self, clip: DenseCLIP, vfm, options: Options, known_words: tuple[str, ...] | None = None):
         patches = [model.patch_size for model in (clip, vfm) if model is not None]
         check_crop(options.crop, max(patches))
         super().__init__(
-            windows=SlidingWindows(options.crop, options.stride, options.multiple, min_side=max(patches)),
-            label_rule=LabelRule(scale=options.logit_scale),
+            windows=SlidingWindows(
+                options.crop,
+                options.stride,
+                options.multiple or clip.patch_size,
+                min_side=max(patches),
+                two_steps=options.two_steps,
+            ),
+            label_rule=LabelRule(scale=options.logit_scale, area=options.area),
             short_side=options.short_side,
             padding_colour=tuple(clip.mean),
             patch_size=min(patches),
@@ -74,9 +93,7 @@ class TrainingFree(Segmentor):
     def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
         """Cosine similarity of all patches and queries: (B, 3, c, c) in [0, 1], (Q, E) -> (B, Q, h, w) float32."""
         with exact_float32(crops.device):  # scores do not depend on what surrounds the call
-            patches = self.embed(crops)  # (B, E, h, w)
-            unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
-            return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
+            return cosines(self.embed(crops), text)  # (B, Q, h, w)
 
     def set_precision(self, dtype: torch.dtype) -> "TrainingFree":
         """Casts both image encoders; the text encoder stays in float32, as its embeddings are cached in float32."""
@@ -97,6 +114,21 @@ class TrainingFree(Segmentor):
             "tf32": False,  # whatever the caller has set: see exact_float32
             **self.refinement_settings(),
         }
+
+
+def cosines(patches: Tensor, text: Tensor) -> Tensor:
+    """Cosine similarity of embeddings of patches, (B, E, h, w), and queries, (Q, E) unit vectors -> (B, Q, h, w)."""
+    unit = F.normalize(patches.float().flatten(2), dim=1)  # (B, E, h * w)
+    return (text @ unit).unflatten(2, patches.shape[-2:])  # (B, Q, h, w)
+
+
+def scaled_block(number: int, depth: int) -> int:
+    """The block of a CLIP of `depth` blocks that stands for block `number` of a paper's CLIP of 12, counted from 1.
+
+    In proportion, and rounded; halfway between two blocks it is the earlier one. With 6 blocks or more, 1 to 11 are
+    therefore never the last block.
+    """
+    return max(1, (number * depth + 5) // 12)
 
 
 def check_crop(crop: int, patch: int) -> None:
