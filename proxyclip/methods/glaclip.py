@@ -1,0 +1,113 @@
+"""GLA-CLIP: ProxyCLIP, with attention across all windows of an image.
+
+Looking Beyond the Window: Global-Local Aligned CLIP for Training-free Open-Vocabulary Semantic Segmentation (Lee et
+al., CVPR 2026, arXiv:2603.23030). The published code is for non-commercial use (NTU S-Lab 1.0); written from the paper.
+
+Shapes: W windows of c × c pixels, h × w the VFM's patch grid, n = W * h * w patches, r of a block of them, C the VFM's
+width, D CLIP's width, E its joint embedding width, Q queries.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proxyclip.backbones.precision import exact_float32
+from proxyclip.errors import InputError
+from proxyclip.methods import _training_free
+from proxyclip.methods._all_windows import attention, blocks, proxy_anchors, times
+from proxyclip.sliding import cut, halving, side_by_side
+from proxyclip.stitching import WindowScores
+
+NEEDS_VFM = True
+
+
+@dataclass(frozen=True)
+class Options(_training_free.Options):
+    """similarity, steps: cosine similarity above which patches belong to a proxy anchor, and how often anchors are
+    updated (0: every patch is its own anchor). beta_growth, gamma_growth: how the threshold grows with the number of
+    windows, and the sharpness with the smallness of an anchor's set. row_mean: whether the threshold is relative to the
+    mean similarity of each patch, or of all. fixed_beta, fixed_gamma: threshold and sharpness as in ProxyCLIP (1.2 and
+    3) instead of growing ones.
+    """
+
+    similarity: float = 0.55
+    steps: int = 2
+    beta_growth: float = 0.3
+    gamma_growth: float = 30.0
+    row_mean: bool = True
+    fixed_beta: float | None = None
+    fixed_gamma: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.similarity < 1:
+            raise InputError(f"similarity is {self.similarity}; choose a cosine similarity of at least 0 and below 1")
+        if not 0 <= self.steps <= 100:
+            raise InputError(f"steps is {self.steps}; choose a number from 0 to 100")
+        if not self.steps and self.fixed_gamma is None:
+            raise InputError("steps 0 leaves no sets of patches to set the sharpness by: choose fixed_gamma as well")
+        if min(self.beta_growth, self.gamma_growth, self.fixed_beta or 0) < 0:
+            raise InputError("beta_growth, gamma_growth and fixed_beta must not be negative")
+        if self.fixed_gamma is not None and not self.fixed_gamma > 0:
+            raise InputError(f"fixed_gamma is {self.fixed_gamma}; it must be positive")
+
+
+class GLACLIP(_training_free.TrainingFree):
+    """Patches attend to all patches, of any window, that look like their proxy anchor to the VFM."""
+
+    method = "GLA-CLIP"
+
+    @classmethod
+    def check(cls, options: Options, depth: int, patch_size: int) -> None:
+        if not options.crop:
+            raise InputError("GLA-CLIP lets windows attend to each other: choose a crop instead of 0, the whole image")
+
+    def image_scores(self, image: Tensor, text: Tensor, batch_windows: int | None = None) -> WindowScores:
+        """(3, H, W) RGB in [0, 1] -> the scores of all windows, each of which depends on all the others."""
+        crops = torch.stack([*cut(image, self.windows, self.padding_colour)])  # (W, 3, c, c)
+        with exact_float32(image.device):
+            scores = _training_free.cosines(self.embed(crops, batch_windows), text)  # (W, Q, h, w)
+        return WindowScores((side_by_side([*scores], tuple(image.shape[1:]), self.windows),))
+
+    def embed(self, crops: Tensor, batch_windows: int | None = None) -> Tensor:
+        """The windows of one image, (W, 3, c, c) -> (W, E, h, w). batch_windows: as many are encoded at a time."""
+        count, found = self.batch_size(batch_windows), []
+        for start in range(0, len(crops), count):
+            found += halving(self.encode, crops[start : start + count])
+        grid = found[0][0].shape[-2:]
+        features, values = (torch.cat([part.flatten(1) for part in parts], 1) for parts in zip(*found, strict=True))
+        del found  # as large as the two together
+        mixed = torch.cat([*self.mixed(features, values, len(crops))])  # (n, E)
+        return mixed.unflatten(0, (len(crops), *grid)).permute(0, 3, 1, 2)  # (W, E, h, w)
+
+    def encode(self, crops: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, 3, c, c) -> of each window the unit features (C, h, w), float32, and CLIP's values (D, h, w)."""
+        features = F.normalize(self.vfm(crops).float(), dim=1)  # (B, C, h, w)
+        values = F.interpolate(self.clip.values(crops), features.shape[-2:], mode="bilinear")  # (B, D, h, w)
+        return [*zip(features, values, strict=True)]
+
+    def mixed(self, features: Tensor, values: Tensor, windows: int) -> Iterator[Tensor]:
+        """Unit features (C, n) and values (D, n) of all patches -> their embeddings (r, E), a block at a time."""
+        options, patches = self.options, features.T.contiguous()  # (n, C)
+        beta = 1 + options.beta_growth * math.log(1 + windows) if options.fixed_beta is None else options.fixed_beta
+
+        def anchors(part: slice) -> tuple[Tensor, Tensor]:
+            return proxy_anchors(patches[part], patches, features, options.similarity, options.steps)
+
+        if not options.row_mean:
+            total = sum(anchors(part)[0].sum(0) for part in blocks(len(patches)))  # (C,)
+            overall = total / len(patches) @ patches.mean(0)  # of all similarities
+        for part in blocks(len(patches)):
+            anchor, count = anchors(part)  # (r, C), (r, 1)
+            similarity = times(anchor, patches)  # (r, n)
+            mean = similarity.mean(1, keepdim=True) if options.row_mean else overall
+            gamma = 1 + options.gamma_growth / count if options.fixed_gamma is None else options.fixed_gamma
+            weights = attention(similarity, mean, beta, gamma).to(values.dtype)  # (r, n)
+            yield self.clip.project(times(weights, values)[None])[0]  # (r, E)
+
+
+Method = GLACLIP
