@@ -16,7 +16,8 @@ from golden.cases import SHIPPED, all_cases
 
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.image_io import denormalise, normalise, resize, scaled_size, to_tensor
-from proxyclip.label_rule import LabelRule, label_map
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule
 from proxyclip.methods.clip import CLIP
 from proxyclip.methods.proxyclip import Options, ProxyCLIP, proxy_attention
 from proxyclip.sliding import SlidingWindows, cut, score_images
@@ -268,7 +269,7 @@ def test_golden(case, tmp_path, monkeypatch):
 def test_every_kind_of_case_is_shipped():
     shipped = [file.stem for file in (SHIPPED / "proxyclip").glob("*.json")]
     assert all(any(stem.startswith(kind) for stem in shipped) for kind in KINDS)
-    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 4_000_000
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 5_000_000
 
 
 def test_golden_dir_replaces_shipped_cases_by_name(tmp_path, monkeypatch):

@@ -7,6 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import heads_models as models
+from golden import (
+    methods_area,
+    methods_clearclip,
+    methods_gem,
+    methods_gla,
+    methods_naclip,
+    methods_pearl,
+    methods_resclip,
+    methods_scclip,
+    methods_sclip,
+)
 from golden.cases import SHIPPED, all_cases
 
 from proxyclip.refine._refinement import Guide
@@ -33,21 +44,36 @@ def check_pamr(case):
     models.compare(case, computed)
 
 
-KINDS = {"pamr": check_pamr}
-# Kinds of cases whose method or rule is not part of this project.
-ABSENT = ("area", "clearclip", "gem", "gla", "naclip", "pearl", "resclip", "scclip", "sclip")
+FAMILIES = (methods_area, methods_clearclip, methods_gem, methods_gla, methods_naclip, methods_pearl, methods_sclip)
+FAMILIES = (
+    methods_area,
+    methods_clearclip,
+    methods_gem,
+    methods_gla,
+    methods_naclip,
+    methods_pearl,
+    methods_resclip,
+    methods_scclip,
+    methods_sclip,
+)
+# By how the names of their cases begin.
+KINDS = {"pamr": check_pamr} | {kind: check for family in FAMILIES for kind, check in family.KINDS.items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @torch.inference_mode()
 def test_golden(case):
-    kind = case.file.stem.partition("_")[0]
-    assert kind in KINDS or kind in ABSENT, f"{case.file.stem} is a case of unknown kind; known: {', '.join(KINDS)}"
-    if kind in ABSENT:
-        pytest.skip(f"{kind} is not implemented")
+    kind = kind_of(case.file.stem)
+    assert kind, f"{case.file.stem} is a case of unknown kind; known: {', '.join(KINDS)}"
     KINDS[kind](case)
 
 
-def test_every_kind_of_case_is_shipped():
-    shipped = [file.stem.partition("_")[0] for file in (SHIPPED / "methods").glob("*.json")]
-    assert set(shipped) == set(KINDS)
+def kind_of(stem: str) -> str:
+    """The longest kind that the name of a case begins with; "" if there is none."""
+    return max((kind for kind in KINDS if stem.startswith(kind)), key=len, default="")
+
+
+def test_every_family_of_cases_is_shipped():
+    """Not every kind: the weights of whole towers are too large."""
+    shipped = {kind_of(file.stem).partition("_")[0] for file in (SHIPPED / "methods").glob("*.json")}
+    assert shipped == {kind.partition("_")[0] for kind in KINDS}
