@@ -2,7 +2,8 @@
 
     python eval.py --config cfg_voc20.py                             the paper's model on Pascal VOC
     python eval.py --config cfg_scenes.py --model mini               the embedded models; no network, no downloads
-    python eval.py --config cfg_voc20.py --method maskclip           another method under the same protocol
+    python eval.py --config cfg_voc20.py --method naclip             another method under the same protocol
+    python eval.py --config cfg_voc20.py --method naclip --protocol published    under that of its published runs
     python eval.py --config cfg_voc20.py --checkpoint runs/zeg_voc   a trained head, under the protocol of its training
     python eval.py --config cfg_voc20.py --set beta=1.4              another setting of the model or the protocol
     python eval.py --config cfg_voc20.py --resume                    continues an interrupted run
@@ -29,8 +30,9 @@ from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
 from configs.trained_as import trained_as
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import main_guard
+from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_file, writable_folder
+from proxyclip.methods import method_names
 from proxyclip.reports.run_log import find_run
 from proxyclip.vocabulary import Vocabulary
 
@@ -40,7 +42,9 @@ def parse(arguments=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, help="a name in configs/, such as cfg_voc20.py, or a path")
     add("--model", help="a preset (default: vitb16-dino, the paper's)")
-    add("--method", help="proxyclip (default), maskclip or clip")
+    add("--method", help=f"{', '.join(method_names())} (default: proxyclip)")
+    what = "ours: one protocol for all methods (default); published: that of the method's own published runs"
+    add("--protocol", choices=("ours", "published"), default="ours", help=what)
     add_checkpoint_options(parser)
     of = "of the protocol (short_side, split, words, ...) or of the model (beta, templates, clip, ...)"
     add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
@@ -92,8 +96,13 @@ def main(arguments=None) -> None:
 
 def overrides_of(options) -> Overrides:
     config = load_config(options.config)
+    published = options.protocol == "published"
     if options.checkpoint is None:
-        return read_overrides(config, options.settings, options.method)
+        return read_overrides(config, options.settings, options.method, published=published)
+    if published:
+        raise InputError(
+            "--protocol published is for training-free methods: a checkpoint has the sizes of its training"
+        )
     import heads  # here: errors found above do not wait for torch
 
     head = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).facts.head
@@ -110,6 +119,7 @@ def plan_of(options, overrides: Overrides, standard: bool = False):
     if standard:
         chosen = {name: chosen[name] for name in ("clip", "vfm", "checkpoint_clip") if name in chosen}
         precision = "auto"
+    chosen = overrides.of_protocol | chosen
     if options.checkpoint is not None:
         chosen = trained_as(options.train_config) | chosen | {"benchmark": overrides.config.data.classes}
         return heads.plan(options.checkpoint, **chosen, device=device, precision=precision)
@@ -119,16 +129,20 @@ def plan_of(options, overrides: Overrides, standard: bool = False):
 
 def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabulary, ranks) -> Run:
     model = planned.build()
-    protocol = protocol_of(options.config, overrides.config, model, samples, options.limit)
+    protocol = protocol_of(options.config, overrides.config, model, samples, options.limit, overrides.published)
     standard = plan_of(options, overrides, standard=True)
     refinement = model.refinement
     if refinement is not None:
         refinement.check(item.stem for item in samples.items[: options.limit])
-    title = refinement and refinement.title
-    changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"], title)
+    titles = title_of(refinement), title_of(standard.refine and standard.refine.build())
+    changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"], *titles)
     stored = None if options.checkpoint is None else planned.checkpoint
     parts = overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed, stored
     return Run(options, *parts)
+
+
+def title_of(refinement) -> str:
+    return refinement.title if refinement is not None else "none"
 
 
 if __name__ == "__main__":

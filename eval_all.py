@@ -4,7 +4,8 @@
     python eval_all.py --models vitb16-dino vitl14-dino --limit 100  two models, the first 100 images of each dataset
     python eval_all.py --configs cfg_voc20 cfg_ade20k --gpus 8       two benchmarks, each on eight GPUs
     python eval_all.py --resume                                      continues an interrupted run
-    python eval_all.py --methods proxyclip maskclip clip             a method and its baselines
+    python eval_all.py --methods proxyclip naclip maskclip           several methods under one protocol
+    python eval_all.py --methods naclip sclip --protocol published   each under that of its published runs
     python eval_all.py --checkpoints runs/zeg_voc runs/otseg_voc     trained heads
     python eval_all.py -- --set beta=1.4 --skip-bad                  options after -- are passed to eval.py
     python eval_all.py --render                                      only writes the workbook again
@@ -24,6 +25,7 @@ from configs.arguments import add_data_options, check_numbers
 from configs.load import find_config, load_config, names
 from configs.outcomes import Outcome, Task, table
 from configs.published import PUBLISHED
+from configs.published_protocol import covered
 from configs.trained_as import trained_as
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, NotFound, main_guard
@@ -43,6 +45,8 @@ def parse(arguments=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on the synthetic scenes)")
     add("--methods", nargs="+", help=f"of presets: {', '.join(method_names())} (default: proxyclip)")
+    what = "ours: one for all methods (default); published: of each method's own published runs, where it has them"
+    add("--protocol", choices=("ours", "published"), default="ours", help=what)
     add("--checkpoints", nargs="+", help="trained heads: see --checkpoint of eval.py; alone, they replace the presets")
     add("--train-config", metavar="NAME", help="of the published checkpoints among them: see eval.py")
     add("--configs", nargs="+", help="benchmarks (default: all; cfg_voc20b for trained heads only)")
@@ -93,6 +97,8 @@ def tasks_of(options) -> list[Task]:
         tasks += [Task(model, method, config) for model, config in pairs for method in methods]
     for task in tasks:
         find_preset(task.model), find_method(task.method)
+    if options.protocol == "published":
+        tasks = covered(tasks, all_of_them=options.configs is not None)
     for path in dict.fromkeys(options.checkpoints or []):
         import heads  # here: it waits for torch
 
@@ -133,6 +139,7 @@ def command(options, task: Task) -> list[str]:
     command = [*start, *model, "--workdir", str(options.workdir)]
     command += ["--data-root", str(options.data_root)] if options.data_root else []
     command += ["--limit", str(options.limit)] if options.limit else []
+    command += ["--protocol", options.protocol] if options.protocol != "ours" and not task.stored else []
     return command + ["--resume"] * options.resume + options.more
 
 
@@ -156,6 +163,8 @@ def note(options, task: Task, dataset: str, what: str, why: str) -> None:
     changed = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
     changed |= {"limit": options.limit} if options.limit else {}
     line = {"dataset": dataset, **names_of(task), "changed": changed, what: why}
+    if options.protocol != "ours" and not task.stored:
+        line["protocol"] = {"name": options.protocol}
     if not any(line.items() <= earlier.items() for earlier in read_log(log)[0]):
         append_run(log, line)
 

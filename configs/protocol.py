@@ -1,6 +1,7 @@
 """What the scores of a run depend on, and how it differs from the benchmark's standard protocol.
 
-The standard protocol of a benchmark is its configuration and the preset, as in their files.
+The standard protocol of a benchmark is its configuration and the preset, as in their files. The protocol of a method's
+published runs can take its place.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from configs.overrides import Overrides
 FILES = ("checkpoint_clip", "checkpoint_vfm", "text_embeddings")  # choices that are files
 
 
-def protocol_of(config_name: str, config, model, samples, limit: int | None) -> dict:
+def protocol_of(config_name: str, config, model, samples, limit: int | None, published: bool = False) -> dict:
     """Everything that scores depend on. A run can only be resumed, or compared with another, if all of it agrees."""
     import numpy
     import PIL
@@ -31,6 +32,7 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
         "templates_hash": digest(getattr(model, "templates", ())),
         "weights": fingerprint(model.state_dict()),
         "images_hash": digest(item.stem for item in samples.items),
+        **({"name": "published"} if published else {}),
         "limit": limit if limit and limit < len(samples.items) else None,
         "average": "mIoU mmseg, mIoU_present detectron2",
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
@@ -40,13 +42,19 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None) -> 
 
 
 def changes(
-    overrides: Overrides, used, standard, limit: int | None, weights: str = "", refinement: str | None = None
+    overrides: Overrides,
+    used,
+    standard,
+    limit: int | None,
+    weights: str = "",
+    refinement: str = "none",
+    expected_refinement: str = "none",
 ) -> dict:
-    """Field -> value of everything in which a run differs from the standard protocol; {} for a standard run.
+    """Field -> value of everything in which a run differs from its protocol; {} for one that follows it.
 
     used, standard: the model's `Plan` for this run, and for the benchmark and the preset or checkpoint alone. Another
     CLIP or VFM is not a change, because tables name both. weights: their fingerprint, to distinguish files of one name.
-    refinement: its title.
+    refinement, expected_refinement: the titles of that of the run and that of the protocol.
     """
     found = {}
     for name in ("split", "background", "threshold"):
@@ -66,7 +74,7 @@ def changes(
             found[name] = value
     if used.dtype != standard.dtype:
         found["precision"] = str(used.dtype).removeprefix("torch.")
-    if refinement is not None:
+    if refinement != expected_refinement:
         found["refine"] = refinement
     if limit is not None:
         found["limit"] = limit

@@ -20,7 +20,10 @@ from proxyclip.reports.run_line import to_plain
 NAMES = ["cat", "dog & <b>puppy</b>", "cow", "sky", "sea"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
 PAPERS = {
-    "mIoU": [{"model": "ProxyCLIP", "clip": "tiny", "vfm": None, "mIoU": {"fake": 12.3}, "confirmed": True}],
+    "mIoU": [
+        {"model": "ProxyCLIP", "clip": "tiny", "vfm": None, "mIoU": {"fake": 12.3}, "confirmed": True}
+        | {"same_protocol_as_ours": True}
+    ],
 }
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -47,7 +50,7 @@ def test_page_and_pictures(evaluated, tmp_path):
     run, tally, samples = evaluated
     page = write_report(tmp_path / "report", run, tally, samples, COLOURS, predict, resized, PAPERS).read_text()
     assert f"{run['mIoU']:.2f}" in page and "<b>12.3</b>mIoU, published" in page
-    assert "another protocol than this project" in page and "Not the benchmark" not in page
+    assert "not confirmed" not in page and "Not the benchmark" not in page
     assert "dog &amp; &lt;b&gt;puppy&lt;/b&gt;" in page and "<b>puppy" not in page
     assert "image003.jpg is truncated" in page
     worst = sorted((stem for stem in tally.images), key=lambda stem: tally.images[stem][1])[:8]

@@ -36,6 +36,8 @@ NOTES = (
     "The newest run counts.",
     "Brackets after a model: what a run changed from the benchmark's standard protocol. Such a run does not compare "
     "with other rows: it is never in bold and is not compared with a published score.",
+    "published protocol: a run under the protocol of the method's own published runs. It compares with the published "
+    "score in its row only.",
     "protocol not recorded: a run of an earlier version, which did not record what was changed.",
     f"published (grey): as printed, not measured here; {SHEET_NOTE}.",
     "Bold: the best of a column among whole runs of the standard protocol; in grey, among published scores of it.",
@@ -62,6 +64,7 @@ def benchmark_sheet(sheet, runs: pd.DataFrame, published: dict) -> None:
     rows = chosen.drop_duplicates(NAMES)
     own, in_print = (pd.MultiIndex.from_frame(rows[[name, *NAMES[1:]]]) for name in ("row", "published_model"))
     others = papers[~papers.index.isin(in_print)]
+    others.index = others.index.map(lambda names: (f"{names[0]}, as printed", *names[1:]) if names in own else names)
     papers = pd.concat([papers.reindex(in_print).set_axis(own), others])
     index = papers.index
     theirs = with_average(papers.rename(columns=lambda name: name.removeprefix("mIoU.")), datasets, averaged)
@@ -69,10 +72,13 @@ def benchmark_sheet(sheet, runs: pd.DataFrame, published: dict) -> None:
     status = filled(wide(chosen, "status", index).reindex(columns=ours.columns), "")
     left_out = wide(chosen, "skipped", index).reindex(columns=ours.columns).astype("float64") > 0
     left_out["average"] = left_out[averaged].any(axis=1)
-    standard = set(own[rows["standard"]])
+    standard, as_published = set(own[rows["standard"]]), set(own[rows["published_protocol"]])
 
+    marked = filled(papers["marks"], "").to_dict()
+    for names in as_published:
+        marked[names] = marked[names].replace("§", "")  # the protocol of the score is that of the row
     for number, names in enumerate(index, start=3):
-        is_own, marks = number - 3 < len(own), papers.at[names, "marks"]
+        is_own, marks = number - 3 < len(own), marked[names]
         trained = isinstance(papers.at[names, "trained_on"], str)
         for column, name in enumerate(names, start=1):
             write(sheet.cell(number, column), f"{name} {TRAINED}" * trained or name if column == 1 else name)

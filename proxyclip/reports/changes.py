@@ -26,13 +26,20 @@ def changes(run: dict) -> str:
     return f"{describe('limit', limit)}, {NOT_RECORDED}" if limit else NOT_RECORDED
 
 
+def of_published_runs(run: dict) -> bool:
+    """Whether a run follows the protocol of the method's published runs instead of the benchmark's standard."""
+    return run.get("protocol", {}).get("name") == "published"
+
+
 def row_name(run: dict) -> str:
     """The model's name, followed by what the run changed: "ProxyCLIP (beta 1.6, short_side 96)".
 
-    Trained weights have rows of their own, named after their training and a digest: "ZegCLIP, voc20 inductive 1a2b3c".
+    Runs under the protocol of the published runs have rows of their own, "NACLIP, published protocol", and so have
+    trained weights, named after their training and a digest: "ZegCLIP, voc20 inductive 1a2b3c".
     """
     changed, trained = changes(run), " ".join(filter(None, (run.get("trained") or {}).values()))
     name = f"{run['model']}, {trained}" if trained else run["model"]
+    name += ", published protocol" * of_published_runs(run)
     return f"{name} ({changed})" if changed else name
 
 

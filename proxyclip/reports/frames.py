@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from proxyclip.errors import NotFound
-from proxyclip.reports.changes import changes, row_name, value_text
+from proxyclip.reports.changes import changes, of_published_runs, row_name, value_text
 from proxyclip.reports.published import published_row, published_score
 from proxyclip.reports.run_line import SCORES
 from proxyclip.reports.run_log import read_log
@@ -16,8 +16,8 @@ NAMES = ["row", "clip", "vfm"]  # of a row of a table
 NUMBERS = [*SCORES, "seconds", "images_per_second", "published"]
 COUNTS = ["images", "skipped"]
 COLUMNS = [
-    "dataset", "row", "model", "clip", "vfm", "changed", "standard", "status", *SCORES, "images", "skipped", "seconds",
-    "images_per_second", "started", "note", "published", "published_marks", "published_model",
+    "dataset", "row", "model", "clip", "vfm", "changed", "standard", "published_protocol", "status", *SCORES, "images",
+    "skipped", "seconds", "images_per_second", "started", "note", "published", "published_marks", "published_model",
 ]  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def read_runs(path: str | os.PathLike, published: dict | None = None) -> pd.Data
     | dataset, model, clip, vfm | names; vfm is missing (None or NaN) where no vision model is used |
     | row | the model's name, its training, and what the run changed: the name of its row in the tables |
     | changed | "" for a run of the benchmark's standard protocol, else as "beta 1.6, short_side 96" |
-    | standard | whether it is one: only standard runs of a dataset compare with each other and with papers |
+    | standard | whether it is one: only standard runs of a dataset compare with each other |
+    | published_protocol | whether it follows the protocol of the method's published runs, with which it compares |
     | status | "done", "missing" (the dataset was not there) or "failed"; `note` says why |
     | aAcc, mIoU, mAcc, mIoU_present, mAcc_present, fwIoU | percent |
     | never_predicted, zero_IoU | percent of the labelled classes |
@@ -62,7 +63,8 @@ def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
     frame = frame.reindex(columns=[*COLUMNS, *(name for name in frame.columns if name not in COLUMNS)])
     frame[NUMBERS] = frame[NUMBERS].astype("float64")
     frame[COUNTS] = frame[COUNTS].astype("Int64")
-    frame["standard"] = frame["standard"].astype(bool)
+    for name in ("standard", "published_protocol"):
+        frame[name] = frame[name].astype(bool)
     frame["started"] = pd.to_datetime(frame["started"], format="%Y-%m-%d %H:%M:%S", errors="coerce")
     last = ["published", "published_marks", "published_model"]
     return frame[[name for name in frame.columns if name not in last] + last]
@@ -71,12 +73,14 @@ def runs_frame(runs: list[dict], published: dict) -> pd.DataFrame:
 def flat(run: dict, published: dict) -> dict:
     """One run as a flat row."""
     paper, row = published_score(run, published), published_row(run, published)
+    published_protocol = of_published_runs(run)
     images, seconds = run.get("images"), run.get("seconds")
     return {
         **{key: run.get(key) for key in ("dataset", "model", "clip", "vfm", *SCORES, "images", "seconds", "started")},
         "row": row_name(run),
         "changed": changes(run),
-        "standard": not changes(run),
+        "standard": not changes(run) and not published_protocol,
+        "published_protocol": published_protocol,
         "status": next((outcome for outcome in ("missing", "failed") if run.get(outcome)), "done"),
         "skipped": len(run.get("skipped", {})),
         "images_per_second": images / seconds if images and seconds else None,

@@ -6,6 +6,7 @@
     mIoU                      dataset -> score, as printed
     metric                    which of our averages it corresponds to: "mIoU" (default) or "mIoU_present"
     same_protocol_as_ours     whether the score can be compared with a standard run without a mark (default: no)
+    own_protocol_of           the method whose runs under its published protocol the score can be compared with
     confirmed                 whether the score was read in its source (default: no)
     trained_on                what the model was trained on for segmentation; None for training-free methods
     training                  the same as {dataset, setting} in our records: the row is not that of another training
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from proxyclip.reports.changes import changes
+from proxyclip.reports.changes import changes, of_published_runs
 
 MARKS = {  # mark -> its meaning
     "§": "another protocol than this project's (sizes, windows, thresholds or class prompts): no comparison",
@@ -48,14 +49,27 @@ def marks_of(row: dict) -> str:
 
 
 def published_row(run: dict, published: dict) -> dict | None:
-    """The row of the same models with the same training; None if there is none or the run is not standard."""
-    names = [run.get(key) for key in ("model", "clip", "vfm")]
+    """The row of the same models under the same protocol; None if there is none or the run changed its protocol.
+
+    For trained models it is the row of the same training, whatever its protocol, which marks tell.
+    """
+    if changes(run):
+        return None
+    names, trained = [run.get(key) for key in ("model", "clip", "vfm")], run.get("trained")
     for row in published.get("mIoU", []):
-        training, trained = row.get("training", {}), run.get("trained")
-        same_training = not trained or training.items() <= trained.items()
-        if names == [row["model"], row["clip"], row["vfm"]] and same_training and not changes(run):
+        if of_published_runs(run):
+            found = names == [row.get("own_protocol_of"), row["clip"], row["vfm"]]
+        else:
+            comparable = row.get("training", {}).items() <= trained.items() if trained else same_protocol(row)
+            found = names == [row["model"], row["clip"], row["vfm"]] and comparable
+        if found:
             return row
     return None
+
+
+def same_protocol(row: dict) -> bool:
+    """Whether scores of a row can stand beside those of a standard run."""
+    return bool(row.get("same_protocol_as_ours") or row.get("trained_on"))
 
 
 def published_score(run: dict, published: dict) -> PublishedScore | None:
@@ -64,6 +78,8 @@ def published_score(run: dict, published: dict) -> PublishedScore | None:
     if row is None or run["dataset"] not in row["mIoU"]:
         return None
     marks = marks_of(row)
+    if of_published_runs(run):
+        marks = marks.replace("§", "")  # its protocol is that of the run
     remarks = [MARKS[mark] for mark in marks]
     return PublishedScore(row["mIoU"][run["dataset"]], row.get("metric", "mIoU"), marks, remarks)
 
