@@ -1,6 +1,7 @@
 """Segments an image by class names and writes the result as an overlay with a legend.
 
 python demo.py                                                   a synthetic scene, embedded models; works offline
+python demo.py --compare naclip,maskclip,proxyclip               the same scene, other methods
 python demo.py scene.png --classes "sky, sea; ocean, boat"       commas separate classes, semicolons names of a class
 python demo.py photo.jpg --classes words.txt --preset vitb16-dino --heatmap grass    published models, for photographs
 python demo.py photo.jpg --classes "cat, sofa" --checkpoint-clip FILE --checkpoint-vfm FILE    local checkpoints
@@ -28,11 +29,12 @@ from proxyclip.errors import InputError, main_guard
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.files import writable_folder, write_image
 from proxyclip.image_io import read_image
+from proxyclip.methods import find_method, method_names
 from proxyclip.output_names import output_names
+from proxyclip.pictures.display import display_size, smooth
 from proxyclip.pictures.heatmap import heatmap
-from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend
 from proxyclip.pictures.overlay import overlay
-from proxyclip.pictures.panels import found_entries
+from proxyclip.pictures.panels import comparison
 from proxyclip.refine import read_refinement
 from proxyclip.vocabulary import Vocabulary, parse_classes_argument
 
@@ -43,8 +45,9 @@ MODEL_OPTIONS = (
     *("short_side", "crop", "stride", "logit_scale", "device", "precision", "refine"),
 )
 SCENE, SCENE_SIZE = 9, 512  # a test scene, on which nothing was trained or tuned; pixels
-METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "proxyclip": "ProxyCLIP"}
-TEXT, GAP = 20, 12  # pixels: font size, between panels
+METHODS = "clip,maskclip,proxyclip"
+TEXT = 20  # pixels
+MOST_COMPARED = 3
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +59,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vfm", metavar="NAME", help="replaces the preset's VFM, e.g. dino-vitb8")
     parser.add_argument("--checkpoint-clip", metavar="FILE", help="CLIP weights, instead of a download")
     parser.add_argument("--checkpoint-vfm", metavar="FILE", help="VFM weights, instead of a download")
-    parser.add_argument("--method", help="proxyclip (default), maskclip or clip")
+    parser.add_argument("--method", help=f"{', '.join(method_names())} (default: proxyclip)")
+    what = f"a figure of up to three methods side by side, e.g. naclip,proxyclip (default without an image: {METHODS})"
+    parser.add_argument("--compare", metavar="METHODS", help=what)
     add_checkpoint_options(parser)
     what = "a class for everything else: threshold, or vocabulary (default: none)"
     parser.add_argument("--background", metavar="KIND", default="none", help=what)
@@ -85,13 +90,15 @@ def main() -> None:
         proxyclip.presets()
         return
     chosen = {name: value for name, value in vars(options).items() if name in MODEL_OPTIONS and value is not None}
+    methods = [name.strip() for name in (options.compare or "").split(",") if name.strip()]
+    check_compared(options, methods)
     if options.photo is None:
         own = options.classes or options.heatmap or options.checkpoint or options.background != "none"
         if own or options.threshold is not None or chosen.keys() - {"device", "precision"}:
             raise InputError(
                 "these options need an image: without one, the demo runs the embedded models on a synthetic scene"
             )
-        show_scene(writable_folder(options.out), chosen)
+        show_scene(writable_folder(options.out), methods or METHODS.split(","), chosen)
         return
     if options.checkpoint:
         planned = heads.plan(options.checkpoint, **trained_as(options.train_config), **chosen)
@@ -124,6 +131,8 @@ def main() -> None:
     result = model.segment(image, vocabulary, threshold=threshold, probabilities=heatmaps, names=photo.stem)
     finished = time.perf_counter()
     written = result.save(folder, photo.stem)
+    if methods:
+        compare(folder, methods, chosen, image, photo.stem, classes=vocabulary, threshold=threshold)
 
     height, width = result.labels.shape
     print(f"{photo.name}: {width}x{height} pixels, {len(result.classes)} classes")
@@ -134,39 +143,56 @@ def main() -> None:
         print(f"{key}: {path}")
 
 
-def show_scene(folder: Path, chosen: dict) -> None:
+def compare(folder: Path, methods: list[str], chosen: dict, image: np.ndarray, stem: str, **options) -> None:
+    """The image and each method's prediction, as one figure."""
+    results = {}
+    for method in methods:
+        model = proxyclip.load(method=method, **chosen)
+        results[model.method] = model.segment(image, names=stem, **options)
+    found = list(results.values())
+    plain = Image.fromarray(smooth(image, display_size(*image.shape[:2])))
+    row = {"image": plain} | {title: one.overlay(legend=False) for title, one in results.items()}
+    sheet = comparison([row], found[0].classes, found[0].colours(), [one.labels for one in found], found[0].text_size())
+    print(f"comparison: {write_image(folder / f'{stem}_compare.png', sheet)}")
+
+
+def check_compared(options, methods: list[str]) -> None:
+    """InputError unless these methods can be compared."""
+    if options.compare is None:
+        return
+    if options.checkpoint or options.method:
+        raise InputError("--compare names the methods: leave out --method and --checkpoint")
+    if not 1 <= len(methods) <= MOST_COMPARED:
+        raise InputError(f"--compare names {len(methods)} methods; name 1 to {MOST_COMPARED}, separated by commas")
+    for name in methods:
+        find_method(name)
+
+
+def show_scene(folder: Path, methods: list[str], chosen: dict) -> None:
     """One synthetic scene with its ground truth and each method's prediction, as one figure."""
     started = time.perf_counter()
     image, ground_truth = scenes.draw(SCENE, SCENE_SIZE)  # (H, W, 3), (H, W)
     colours = np.array(SyntheticScenes().colours, np.uint8)  # (K, 3)
     panel = partial(overlay, image, colours=colours, alpha=0.7)
     results, lower = {}, {}
-    for method, title in METHODS.items():
+    for method in methods:
         model = proxyclip.load("mini", method=method, **chosen)
-        results[method] = result = model.segment(image, scenes.CLASSES)
+        results[model.method] = result = model.segment(image, scenes.CLASSES)
         matrix = ConfusionMatrix(len(scenes.CLASSES))
         matrix.add(result.labels, ground_truth)
-        score = f"{title}: mIoU {matrix.scores()['mIoU']:.1f}"
+        score = f"{model.method}: mIoU {matrix.scores()['mIoU']:.1f}"
         print(score)
         lower[score] = panel(result.labels)
-    confidence = heatmap(image, results["proxyclip"].confidence)
     upper = {
         "synthetic scene": Image.fromarray(image),
         "ground truth": panel(ground_truth),
-        "confidence of ProxyCLIP": confidence,
+        f"confidence of {model.method}": heatmap(image, result.confidence),
     }
-    sheet = joined([row_of_panels(upper), row_of_panels(lower)], gap=GAP)
     maps = [ground_truth, *(result.labels for result in results.values())]
-    sheet = with_legend(sheet, found_entries(scenes.CLASSES, colours, maps), TEXT)
+    sheet = comparison([upper, lower], scenes.CLASSES, colours, maps, TEXT)
     path = write_image(folder / "demo.png", sheet)
     print(f"scene {SCENE}, {SCENE_SIZE}x{SCENE_SIZE} pixels, in {time.perf_counter() - started:.1f} s")
     print(f"figure: {path}")
-
-
-def row_of_panels(panels: dict[str, Image.Image]) -> Image.Image:
-    """Images side by side, each under its title."""
-    captioned = [with_caption(panel, title, PAPER, TEXT) for title, panel in panels.items()]
-    return joined(captioned, below=False, gap=GAP)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import demo
 import proxyclip
 from proxyclip.image_io import read_image
 from proxyclip.pictures.overlay import overlay
+from proxyclip.pictures.panels import WIDE_GAP
 from proxyclip.segmentation import Segmentation
 
 SCRIPT = Path(demo.__file__)
@@ -77,14 +78,50 @@ def test_without_arguments(tmp_path, capsys, monkeypatch):
     top = next(row for row in range(100) if np.array_equal(sheet[row, :512], image[0]))
     assert np.array_equal(sheet[top : top + 512, :512], image)
     colours = np.array(demo.SyntheticScenes().colours, np.uint8)
-    left = 512 + demo.GAP
+    left = 512 + WIDE_GAP
     tinted = np.asarray(overlay(image, ground_truth, colours, 0.7))
     assert np.array_equal(sheet[top : top + 512, left : left + 512], tinted)
     # Below it, each method's labels: the nearer to the ground truth, the higher its mIoU.
-    lower = 2 * top + 512 + demo.GAP
+    lower = 2 * top + 512 + WIDE_GAP
     panels = [sheet[lower : lower + 512, place * left : place * left + 512] for place in range(3)]
     wrong = [(panel != tinted).any(-1).mean() for panel in panels]
     assert 1 > wrong[0] > wrong[1] > wrong[2] > 0
+
+
+def test_other_methods_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--compare", "proxyclip, maskclip"])
+    demo.main()
+    assert re.findall(r"^(\w+): mIoU", capsys.readouterr().out, re.MULTILINE) == ["ProxyCLIP", "MaskCLIP"]
+    image, _ = demo.scenes.draw(500)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    classes = ["--classes", "sky,sea,grass", "--compare", "clip,maskclip,proxyclip"]
+    monkeypatch.setattr(sys, "argv", ["demo.py", "scene.png", *classes])
+    demo.main()
+    assert "comparison: out/scene_compare.png" in capsys.readouterr().out
+    sheet = read_image(tmp_path / "out" / "scene_compare.png")
+    expected = proxyclip.load("mini").segment(image, ["sky", "sea", "grass"]).overlay(legend=False)
+    width, height = expected.size
+    panels = [sheet[:, place * (width + WIDE_GAP) :][:, :width] for place in range(4)]
+    tops = [row for row in range(100) if np.array_equal(panels[3][row : row + height], np.asarray(expected))]
+    assert len(tops) == 1 and panels[0][tops[0] :][:height].shape == panels[3][tops[0] :][:height].shape
+    assert not np.array_equal(panels[1], panels[2])
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("--compare clip,proxyclip --method clip", "--compare names the methods: leave out --method and --checkpoint"),
+        ("--compare clip,maskclip,proxyclip,clip", "--compare names 4 methods; name 1 to 3, separated by commas"),
+        ("--compare ,", "--compare names 0 methods"),
+        ("--compare proxiclip", "unknown method 'proxiclip'; did you mean proxyclip"),
+    ],
+)
+def test_methods_that_cannot_be_compared(option, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo.py", *option.split()])
+    with pytest.raises(SystemExit, match="2"):
+        demo.main()
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from proxyclip.errors import InputError, nearest
+from proxyclip.methods import method_names
 from proxyclip.options import parse_option
 
 PAIRS = ("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm")
@@ -57,7 +58,7 @@ def add_model_options(parser: argparse.ArgumentParser, heads: bool) -> None:
     """heads: whether trained heads can be loaded, by --checkpoint."""
     add = parser.add_argument_group("model").add_argument
     add("--preset", help="pair of models (default: mini, the embedded one); `presets` lists them")
-    add("--method", help="proxyclip (default), maskclip or clip")
+    add("--method", help=f"{', '.join(method_names())} (default: proxyclip)")
     add("--clip", metavar="NAME", help="replaces the preset's CLIP, e.g. ViT-B-16:openai")
     add("--vfm", metavar="NAME", help="replaces the preset's VFM, e.g. dino-vitb8")
     add("--checkpoint-clip", metavar="FILE", help="CLIP weights, instead of a download")

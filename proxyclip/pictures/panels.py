@@ -1,4 +1,4 @@
-"""Image, ground truth and prediction side by side."""
+"""Image, ground truth and predictions side by side."""
 
 import numpy as np
 from PIL import Image
@@ -9,6 +9,7 @@ from proxyclip.pictures.overlay import overlay
 from proxyclip.vocabulary import split_names
 
 NOT_SCORED, GAP, ALPHA = (190, 190, 190), 8, 0.75  # colour of void pixels; pixels between panels; weight of colours
+WIDE_GAP = 12  # pixels, between panels in several rows
 
 
 def panels(image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, classes, colours) -> Image.Image:
@@ -29,6 +30,13 @@ def panels(image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, 
     text_size = font_size(*tinted["image"].size)
     sheet = joined([with_caption(one, title, PAPER, text_size) for title, one in tinted.items()], below=False, gap=GAP)
     return with_legend(sheet, found_entries(names, colours, maps.values()), text_size)
+
+
+def comparison(rows: list[dict[str, Image.Image]], names, colours: np.ndarray, maps, text_size: int) -> Image.Image:
+    """Rows of images, each under its title, above a legend of the classes in any of the maps (H, W)."""
+    captioned = [[with_caption(panel, title, PAPER, text_size) for title, panel in row.items()] for row in rows]
+    sheet = joined([joined(row, below=False, gap=WIDE_GAP) for row in captioned], gap=WIDE_GAP)
+    return with_legend(sheet, found_entries(names, colours, maps), text_size)
 
 
 def found_entries(names, colours: np.ndarray, maps) -> list[tuple[str, None, np.ndarray]]:
