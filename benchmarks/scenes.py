@@ -47,8 +47,10 @@ def load(folder: Path | None = None, **options) -> Segmentor:
             raise InputError(f"{folder} has no mini.json; create it: python tools/train_mini.py --all --out {folder}")
         mini = find_preset("mini")  # its options apply to its own pair only, so pass them to the other run explicitly
         pair = {"clip": str(folder / "clip"), "vfm": f"dino:{folder / 'vfm'}", "vfm_layer": mini.vfm_layer}
-        known = {field.name for field in fields(find_method(options.get("method", "proxyclip")).Options)}
-        options = pair | {name: value for name, value in mini.options.items() if name in known} | options
+        method = options.get("method", "proxyclip")
+        options = (
+            pair | mini.options_of(method, {field.name for field in fields(find_method(method).Options)}) | options
+        )
     return proxyclip.load("mini", **options)
 
 

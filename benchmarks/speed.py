@@ -3,6 +3,7 @@
     python benchmarks/speed.py                    three tasks, each step by step, in fp32 and in bf16 (about 10 minutes)
     python benchmarks/speed.py --tasks small      only the 500x375 image
     python benchmarks/speed.py --parts            attention and linear layers, compared with PyTorch's own kernels
+    python benchmarks/speed.py --method           the training-free methods, compared with MaskCLIP; or name some
     python benchmarks/speed.py --device cuda      images/s for batches of 1, 4 and 16, with and without torch.compile
 
 Nothing is downloaded. The first line names the processor, because the ratios depend on it. All variants run in every
@@ -27,9 +28,11 @@ import torch  # noqa: E402
 
 from benchmarks.accelerator import images_per_second  # noqa: E402
 from benchmarks.cpu import parts, processor, product_speed  # noqa: E402
+from benchmarks.method_speed import compare_methods  # noqa: E402
 from benchmarks.subject import TASKS, Subject, blobs, transformer_flop  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.image_io import scaled_size  # noqa: E402
+from proxyclip.methods import method_names  # noqa: E402
 
 
 @dataclass
@@ -120,12 +123,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--method", nargs="*", choices=method_names())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(args.one, args.precision)
+    elif args.method is not None:
+        compare_methods(args.method or method_names(), args.rounds)
     elif args.parts:
         print(processor())
         parts()

@@ -45,7 +45,8 @@ def test_half_precision_changes_little(samples):
 def test_its_own_settings_are_used_and_can_be_replaced():
     stored = json.loads((MINI / "mini.json").read_text())
     model = proxyclip.load("mini")
-    assert asdict(model.options) == stored["options"] | {"templates": tuple(stored["options"]["templates"])}
+    own = stored["options"] | stored["methods"]["proxyclip"] | {"templates": tuple(stored["options"]["templates"])}
+    assert asdict(model.options) == asdict(Options()) | own and own["gamma"] == 20
     assert model.known_words == tuple(stored["known_words"])
     assert len(model.vfm.vit.blocks) == stored["vfm_layer"]
     assert proxyclip.load("mini", gamma=3.0).options.gamma == 3.0

@@ -18,9 +18,16 @@ OPTIONS = {
     "stride": 32,
     "multiple": 8,
     "logit_scale": 40.0,
-    "beta": 1.2,
-    "gamma": 20.0,
     "templates": list(mini_words.TEMPLATES),
+}
+METHODS = {  # of one method each: `benchmarks/methods.py --choose`, and for ProxyCLIP `benchmarks/method_settings.py`
+    "gem": {"blocks": 2, "iterations": 0},
+    "glaclip": {"similarity": 0.97, "gamma_growth": 3000.0},
+    "naclip": {"std": 2.0},
+    "pearl": {"alpha": 0.3},
+    "proxyclip": {"beta": 1.2, "gamma": 20.0},
+    "resclip": {"std": 1.0, "residual_weight": 0.6},
+    "scclip": {"min_similarity": 0.8, "class_weight": 0.0},
 }
 VFM_LAYER = 2  # counted from 1; the last norm follows it
 
@@ -63,7 +70,7 @@ def write(out: Path, clip_checkpoint: Path, vfm_checkpoint: Path, vocabulary: Pa
     count = sum(tensor.numel() for tensor in [*clip.values(), *vit.values()])
     _write_json(
         out / "mini.json",
-        {"parameters": count, "vfm_layer": VFM_LAYER, "options": OPTIONS, "known_words": words},
+        {"parameters": count, "vfm_layer": VFM_LAYER, "options": OPTIONS, "methods": METHODS, "known_words": words},
     )
 
 
