@@ -89,10 +89,23 @@ def until(tab, state: str):
     tab.wait_for_selector(f".viewer[data-state={state}]:not(.working)")
 
 
+WATCH = """() => {
+    const viewer = document.querySelector(".viewer");
+    window.started = false;
+    const watcher = new MutationObserver(() => {
+        window.started ||= viewer.classList.contains("working");
+        if (window.started) watcher.disconnect();
+    });
+    watcher.observe(viewer, {attributeFilter: ["class"]});
+}"""
+
+
 def segment(tab):
-    """Presses the button and waits for the end."""
+    """Presses the button and waits for the end. A refusal may come too soon for a glance at the page to see it at work:
+    the page itself notes that."""
+    tab.evaluate(WATCH)
     tab.click("#segment")
-    tab.wait_for_selector(".viewer.working", state="attached")
+    tab.wait_for_function("window.started")
     tab.wait_for_selector(".viewer:not(.working)")
 
 
