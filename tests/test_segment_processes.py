@@ -105,7 +105,7 @@ def test_ray_survives_a_killed_worker(photos, expected, tmp_path):
         photos, "--out", out, "--format", "labels", "--format", "coco", "--ray", "local", "--processes", "2"
     )
     run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    labels, deadline = out / "labels", time.monotonic() + 250
+    labels, deadline = out / "labels", time.monotonic() + 400
     while len(files_in(labels)) < 3:
         assert time.monotonic() < deadline and run.poll() is None, run.communicate()
         time.sleep(0.005)
