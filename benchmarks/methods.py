@@ -36,7 +36,7 @@ from proxyclip.vocabulary import Vocabulary  # noqa: E402
 
 # The published 8 and 16 are for larger images. Chosen on the split "tune" for all methods together.
 PAMR = {"scores": "pamr:dilations=2,4", "cost": "pamr"}
-GRIDS = {  # what --choose chooses from, beside the published settings
+GRIDS = {  # what --choose chooses from, in addition to the published settings
     "gem": [{"blocks": blocks, "iterations": steps} for blocks in (1, 2, 3) for steps in (0, 1)],
     "glaclip": [{"similarity": s, "gamma_growth": g} for s in (0.75, 0.9, 0.97) for g in (300.0, 1000.0, 3000.0)],
     "naclip": [{"std": std} for std in (1.0, 1.5, 2.0, 3.0)],

@@ -96,7 +96,7 @@ def test_what_is_not_published_is_refused():
         published_protocol(BENCHMARKS["ade847"], "sclip")
 
 
-def test_eval_and_eval_all_follow_the_published_protocol(tmp_path, capsys):
+def test_eval_and_eval_all_follow_the_published_protocol(tmp_path):
     stored = [np.tile(np.array([[1, 2], [3, 255]]), (24, 30)).repeat(1, 0) for _ in range(2)]
     tiny_benchmarks.build(tmp_path / "data", "cfg_voc20", stored)
     pair = [setting for setting in tiny_model.save(tmp_path / "model") if setting.startswith(("clip=", "vfm="))]
@@ -111,7 +111,6 @@ def test_eval_and_eval_all_follow_the_published_protocol(tmp_path, capsys):
     assert protocol["name"] == "published" and protocol["refine"]["name"] == "pamr" and protocol["multiple"] == 1
     assert (protocol["crop"], protocol["two_steps"], protocol["short_side"]) == (0, True, 32)
     assert line["changed"] == {"short_side": 32}
-    assert "already evaluated" in capsys.readouterr().out or line["images"] == 2
     eval_script.main(["--config", "voc20", "--method", "naclip", *common, *more])
     line = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[-1])
     assert "name" not in line["protocol"] and "refine" not in line["protocol"] and line["protocol"]["crop"] == 336

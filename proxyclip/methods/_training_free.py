@@ -131,6 +131,15 @@ def scaled_block(number: int, depth: int) -> int:
     return max(1, (number * depth + 5) // 12)
 
 
+def check_depth(method: str, number: int, depth: int) -> None:
+    """InputError if block `number` of a paper's CLIP of 12 blocks would be the last one of a CLIP of `depth` blocks."""
+    if scaled_block(number, depth) >= depth:
+        raise InputError(
+            f"{method} reads block {number} of 12 or the one in its place, which must not be the last: a CLIP of "
+            f"{depth} blocks is too shallow"
+        )
+
+
 def check_crop(crop: int, patch: int) -> None:
     if 0 < crop < patch:
         raise InputError(f"crop {crop} is smaller than one patch of {patch} pixels; choose crop >= {patch}")

@@ -21,7 +21,7 @@ from proxyclip.label_rule import LabelMap, LabelRule
 from proxyclip.methods import _training_free
 from proxyclip.methods._gaussian_window import omega
 from proxyclip.methods._semantic_feedback import affinity, patch_labels
-from proxyclip.methods._training_free import cosines, scaled_block
+from proxyclip.methods._training_free import check_depth, cosines, scaled_block
 from proxyclip.refine import pamr
 from proxyclip.refine._refinement import Guide
 from proxyclip.refined_label_map import refined_label_map
@@ -73,12 +73,7 @@ class ResCLIP(_training_free.TrainingFree):
 
     @classmethod
     def check(cls, options: Options, depth: int, patch_size: int) -> None:
-        deepest = max(options.blocks)
-        if scaled_block(deepest, depth) >= depth:
-            raise InputError(
-                f"ResCLIP reads block {deepest} of 12 or the one in its place, which must not be the last: a CLIP of "
-                f"{depth} blocks is too shallow"
-            )
+        check_depth(cls.method, max(options.blocks), depth)
 
     def embed(self, crops: Tensor) -> Tensor:
         """The first half of the method, without feedback: (B, 3, c, c) -> (B, E, h, w)."""

@@ -16,7 +16,7 @@ from proxyclip.backbones.cpu_kernels import attend, product
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 from proxyclip.methods._outliers import highest, outlier_scores, repaired
-from proxyclip.methods._training_free import scaled_block
+from proxyclip.methods._training_free import check_depth, scaled_block
 from proxyclip.methods.proxyclip import proxy_attention
 from proxyclip.sliding import SlidingWindows
 
@@ -63,12 +63,7 @@ class SCCLIP(_training_free.TrainingFree):
 
     @classmethod
     def check(cls, options: Options, depth: int, patch_size: int) -> None:
-        deepest = max(options.read_blocks)
-        if scaled_block(deepest, depth) >= depth:
-            raise InputError(
-                f"SC-CLIP reads block {deepest} of 12 or the one in its place, which must not be the last: a CLIP of "
-                f"{depth} blocks is too shallow"
-            )
+        check_depth(cls.method, max(options.read_blocks), depth)
         if options.crop:
             windows = SlidingWindows(options.crop, options.stride, options.multiple or patch_size, min_side=patch_size)
             lengths = min(options.crop, options.short_side or options.crop), options.crop
