@@ -16,8 +16,8 @@ from proxyclip.backbones.cpu_kernels import attend, product
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 from proxyclip.methods._outliers import highest, outlier_scores, repaired
+from proxyclip.methods._proxy_attention import proxy_attend
 from proxyclip.methods._training_free import check_depth, scaled_block
-from proxyclip.methods.proxyclip import proxy_attention
 from proxyclip.sliding import SlidingWindows
 
 NEEDS_VFM = False
@@ -78,9 +78,8 @@ class SCCLIP(_training_free.TrainingFree):
 
         features = repaired(middle[:, 1:], outliers, grid)  # (B, N, D)
         calm = aggregated(repaired(last[:, 1:], outliers, grid), similarity(features, options.min_similarity))
-        attention = proxy_attention(features.mT.unflatten(2, grid), BETA, GAMMA)  # (B, N, N), of all similarities
-        once = self.attended(calm, attention) + options.class_weight * last[:, :1]  # (B, N, D)
-        again = self.attended(total[:, 1:], attention) + options.class_weight * total[:, :1]  # (B, N, D)
+        once = self.attended(calm, features) + options.class_weight * last[:, :1]  # (B, N, D)
+        again = self.attended(total[:, 1:], features) + options.class_weight * total[:, :1]  # (B, N, D)
         # Aggregation is linear: what the paper adds up afterwards may be added up before.
         result = aggregated(once + again, similarity(early[:, 1:], options.min_similarity))  # (B, N, D)
         return self.clip.finish(result.to(self.clip.dtype)).mT.unflatten(2, grid)  # (B, E, h, w)
@@ -98,15 +97,16 @@ class SCCLIP(_training_free.TrainingFree):
                 total = total + tokens.float()
         return found[early], found[middle], total, found[depth - 1]
 
-    def attended(self, tokens: Tensor, attention: Tensor) -> Tensor:
-        """The attention of the last block, from the tokens that enter it: (B, N, D), (B, N, N) -> (B, N, D) float32.
+    def attended(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """The attention of the last block, from the tokens that enter it: (B, N, D), (B, N, D) -> (B, N, D) float32.
 
-        The mean of softmax(s k kᵀ) v, and of the values mixed by the given attention. Patches only: the class token is
-        none of the keys.
+        The mean of softmax(s k kᵀ) v, and of the values mixed by the similarity of the features. Patches only: the
+        class token is none of the keys.
         """
         block = self.clip.blocks[-1]
         _, key, value = heads(block, tokens.to(self.clip.dtype))  # (B, heads, N, d) each
-        mixed = product(attention.to(value.dtype), value.mT.flatten(1, 2))  # (B, N, D): one attention for all heads
+        merged = value.transpose(1, 2).flatten(2)  # (B, N, D): one attention for all heads
+        mixed = proxy_attend(features.mT[..., None], merged, BETA, GAMMA)  # (B, N, D), by all similarities
         by_similarity = mixed.unflatten(2, (value.shape[1], -1)).transpose(1, 2)  # (B, heads, N, d)
         return join(block, (by_similarity + attend(key, key, value)) / 2).float()
 

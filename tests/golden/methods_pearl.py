@@ -125,8 +125,8 @@ def check_pipeline(case: Case) -> None:
 
     def full_size(size) -> Tensor:
         maps = torch.empty(len(text), *size)
-        for place, part in tiles(scores, size):
-            maps[:, place[0], place[1]] = part.transpose(0, 1)
+        for (rows, columns), chosen, part in tiles(scores, size):
+            maps[chosen, rows, columns] = part.transpose(0, 1)
         return maps[None]
 
     resized = full_size(size)

@@ -6,8 +6,7 @@ from golden.cases import Case
 from golden.methods_resclip import clip, patches
 
 from proxyclip.methods._outliers import highest, outlier_scores, repaired
-from proxyclip.methods.proxyclip import proxy_attention
-from proxyclip.methods.scclip import BETA, GAMMA, SCCLIP, Options, aggregated, similarity
+from proxyclip.methods.scclip import SCCLIP, Options, aggregated, similarity
 
 
 def check_outliers(case: Case) -> None:
@@ -51,10 +50,9 @@ def check_whole(case: Case) -> None:
     scores = outlier_scores(last[:, 1:], options.neighbours)
     outliers = highest(scores, options.outlier_share)
     features, sound = repaired(middle[:, 1:], outliers, grid), repaired(last[:, 1:], outliers, grid)
-    attention = proxy_attention(features.mT.unflatten(2, grid), BETA, GAMMA)
     alike, near = similarity(features, options.min_similarity), similarity(early[:, 1:], options.min_similarity)
     calm = aggregated(sound, alike)
-    once, again = scclip.attended(calm, attention), scclip.attended(total[:, 1:], attention)
+    once, again = scclip.attended(calm, features), scclip.attended(total[:, 1:], features)
     computed = {
         "F4": early,
         "F9": middle,

@@ -1,0 +1,76 @@
+"""Proxy attention in one pass: values are mixed by blocks of rows, and no matrix of all pairs outlives its block.
+
+Shapes: B windows, h × w patches, N = h * w, b windows and r rows of a block, C the width of the features, D that of the
+values.
+"""
+
+import torch
+from torch import Tensor
+
+CPU_BLOCK, ACCELERATOR_BLOCK = 2**20, 2**28  # pairs of patches: what a processor's cache holds, 1 GiB of float32
+SHORTEST = 1e-12  # a patch whose features are shorter has none
+
+
+def proxy_attend(features: Tensor, values: Tensor, beta: float, gamma: float) -> Tensor:
+    """The values, mixed by the similarity of the patches (ProxyCLIP, equations 4-6).
+
+    features: (B, C, h, w), any dtype. values: (B, N, D), patches in row order. Returns (B, N, D) in the type of the
+    values: a softmax over the cosine similarities times `gamma`, without those below `beta` times the mean similarity
+    in their window. A patch always attends to itself, as its row would be empty where `beta` times the mean exceeds
+    even the similarity with itself (in a window of almost one colour), or where the patch has no features.
+
+    The similarity is computed in float32 whatever the precision of the features, because of the hard threshold. No
+    patch resembles another more than itself, so a softmax relative to the diagonal, whose weight is then exactly 1,
+    neither overflows nor divides by zero.
+    """
+    patches = features.flatten(2).mT  # (B, N, C)
+    patches = patches if sums_in_float32(patches.device) else patches.float()
+    in_range = values.dtype == torch.bfloat16 or sums_in_float32(values.device)  # sums of N float16 may not be
+    weighable = values if in_range else values.float()  # (B, N, D)
+    length = torch.linalg.vector_norm(patches, dim=2, keepdim=True, dtype=torch.float32)  # (B, N, 1)
+    scale = (length > SHORTEST) / length.clamp(min=SHORTEST)  # (B, N, 1)
+    own = (scale > 0).float()  # (B, N, 1): the similarity of a patch with itself
+    # The mean similarity of all pairs of unit vectors is the squared length of their mean.
+    least = beta * (patches * scale).mean(1, keepdim=True).square().sum(2, keepdim=True)  # (B, 1, 1)
+
+    mixed = torch.empty_like(values)  # (B, N, D)
+    for windows, rows in blocks(len(values), values.shape[1], values.device):
+        similarity = product(patches[windows, rows], patches[windows].mT)  # (b, r, N)
+        similarity.mul_(scale[windows, rows]).mul_(scale[windows].mT)
+        dropped = similarity < least[windows]
+        # Rounding lets a similarity exceed the one on the diagonal, which a large gamma would turn into infinity.
+        logits = similarity.sub_(own[windows, rows]).clamp_(max=0).mul_(gamma)  # (b, r, N)
+        # A copy, as the backward pass needs the exponentials; they are masked afterwards, as exp(-inf) is slow on CPUs.
+        weights = logits.exp_().to(weighable.dtype, copy=True).masked_fill_(dropped, 0.0)  # (b, r, N)
+        weights.diagonal(rows.start, 1, 2).fill_(1.0)
+        total = weights.sum(2, keepdim=True, dtype=torch.float32)  # (b, r, 1)
+        mixed[windows, rows] = (product(weights, weighable[windows]) / total).to(values.dtype)
+    return mixed
+
+
+def blocks(windows: int, patches: int, device: torch.device) -> list[tuple[slice, slice]]:
+    """Windows and rows of each block: several small windows, or a part of a large one."""
+    pairs = CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK
+    rows = min(patches, max(1, pairs // patches))
+    together = max(1, pairs // (rows * patches)) if rows == patches else 1
+    return [
+        (slice(first, first + together), slice(top, min(top + rows, patches)))
+        for first in range(0, windows, together)
+        for top in range(0, patches, rows)
+    ]
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a · b in float32: (b, r, I), (b, I, M) -> (b, r, M)."""
+    if a.dtype != torch.float32 and sums_in_float32(a.device):
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    return torch.bmm(a, b).float()
+
+
+def sums_in_float32(device: torch.device) -> bool:
+    """Whether PyTorch gives products of half-precision matrices in float32 there (from 2.8 on, with CUDA).
+
+    Two half-precision numbers multiply to an exact float32, so such products are as good as those of the same numbers
+    in float32. Tensors on "meta" have shapes only, and take the same way.
+    """
+    return device.type in ("cuda", "meta") and "dtype" in torch.ops.aten.bmm.overloads()
