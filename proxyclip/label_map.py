@@ -5,13 +5,14 @@ Labels are decided in tiles, so nothing of size queries × H × W is ever in mem
 Shapes: Q queries, H × W the label map.
 """
 
-import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from proxyclip.best_query import Decision, Seen
 from proxyclip.label_rule import LabelMap, LabelRule, ruled
 from proxyclip.score_tiles import tiles
 from proxyclip.stitching import WindowScores
@@ -24,69 +25,49 @@ def label_map(
     class_of_query: Tensor,
     subtract: Tensor | None = None,
     keep: Iterable[int] = (),
-    tile: tuple[int, int] | None = None,
+    tile: tuple[int, ...] | None = None,
+    confidence: bool = True,
 ) -> LabelMap:
     """The label map of one image at `size` (H, W), independent of the size that was cut.
 
-    class_of_query: (Q,) int64; a class with several queries gets the score of the best one. subtract: (Q,), subtracted
-    from the scores of each query. keep: classes whose score maps are returned. tile: number of scores and columns per
-    tile (default: what fits into a processor's cache or fills an accelerator).
+    class_of_query: (Q,) integers, in the type that labels get; a class with several queries gets the score of the best
+    one. subtract: (Q,), subtracted from the scores of each query. keep: classes whose score maps are returned. tile:
+    number of scores and columns per tile, and of queries per block (default: what fits into a processor's cache or
+    suits an accelerator). confidence: whether the winning scores are returned; without them, and without a threshold,
+    there is no softmax to compute.
     """
-    decide = partial(best_of, scores, size, rule, class_of_query, subtract, keep, tile)
-    return ruled(decide, rule, class_of_query)
+    decision = Decision(rule, class_of_query, subtract, tuple(keep), confidence)
+    return ruled(partial(decided, scores, size, tile, decision), rule, class_of_query, confidence)
 
 
-def best_of(scores, size, rule, class_of_query, subtract, keep, tile, excluded: Tensor | None) -> LabelMap:
-    """The best query at each pixel but the excluded ones, (Q,) bool; the softmax is over all."""
-    device = scores.views[0].scores.device
-    labels = torch.empty(size, dtype=torch.int64, device=device)
-    confidence = torch.empty(size, device=device)
-    class_scores = {index: torch.empty(size, device=device) for index in keep}
-    for place, part in tiles(scores, size, rule.scale, rule.window_sigmoid, tile):  # (tile_h, Q, tile_w)
-        if subtract is not None:
-            part -= subtract[:, None]
-        best, winner = best_query(part)  # (tile_h, tile_w)
-        top, total = best, 1.0
-        if excluded is not None:
-            best, winner = best_query(part.masked_fill(excluded[:, None], float("-inf")))  # (tile_h, tile_w)
-        if rule.activation == "softmax":
-            total = part.sub_(top[:, None]).exp_().sum(1)  # (tile_h, tile_w)
-            best = (best - top).exp_() / total
-        if excluded is not None:
-            part.masked_fill_(excluded[:, None], 0.0 if rule.activation == "softmax" else float("-inf"))
-        labels[place] = class_of_query[winner]
-        confidence[place] = best
-        for index, scores_of_class in class_scores.items():
-            scores_of_class[place] = part[:, class_of_query == index].amax(1) / total
+def decided(scores, size, tile, decision: Decision, excluded: Tensor | None) -> LabelMap:
+    """The best query at each pixel but the excluded ones, (Q,) bool, before the threshold."""
+    decision = replace(decision, excluded=excluded)
+    device, queries = scores.views[0].scores.device, scores.views[0].scores.shape[1]
+    labels = torch.empty(size, dtype=decision.class_of_query.dtype, device=device)
+    confidence = torch.empty(size, device=device) if decision.scored else None
+    class_scores = {index: torch.empty(size, device=device) for index in decision.keep}
+    waiting: dict[int, Seen] = {}  # by its first row: a tile that some queries have been seen of
+    rule = decision.rule
+    for place, chosen, part in tiles(scores, size, rule.scale, rule.window_sigmoid, tile):  # (tile_h, q, tile_w)
+        seen = decision.see(part, chosen, waiting.pop(place[0].start, None))
+        if chosen.stop < queries:
+            waiting[place[0].start] = seen
+            continue
+        labels[place] = decision.class_of_query[seen.query]
+        if confidence is not None:
+            confidence[place] = decision.result(seen, seen.best)
+        for index, found in class_scores.items():
+            found[place] = decision.result(seen, seen.classes[index])
     return LabelMap(labels, confidence, class_scores)
-
-
-def best_query(tile: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
-    """Maximum over the queries of (h, Q, w) and its query, the first on ties; both (h, w).
-
-    On a CPU, PyTorch computes amax ten times as fast as a maximum with its index. There, the index is found in two
-    steps: first the block of queries, then the query within the block; √Q queries form a block unless `block` is given.
-    """
-    if tile.device.type != "cpu":
-        return tile.max(1)
-    block = block or math.isqrt(tile.shape[1] - 1) + 1
-    of_blocks = torch.stack([part.amax(1) for part in tile.split(block, dim=1)], dim=1)  # (h, blocks, w)
-    best = of_blocks.amax(1)  # (h, w)
-    blocks = first_equal(of_blocks, best)  # (h, w)
-    members = blocks[:, None] * block + torch.arange(block)[:, None]  # (h, block, w)
-    within = first_equal(tile.gather(1, members.clamp_(max=tile.shape[1] - 1)), best)  # (h, w)
-    return best, blocks * block + within
-
-
-def first_equal(values: Tensor, best: Tensor) -> Tensor:
-    """Place of the first of (h, n, w) that equals (h, w), along n; 0 if none does, as where all are NaN."""
-    place = torch.zeros(best.shape, dtype=torch.int64)
-    for index in reversed(range(1, values.shape[1])):
-        place.masked_fill_(values[:, index] == best, index)
-    return place.masked_fill_(values[:, 0] == best, 0)
 
 
 @lru_cache(maxsize=16)
 def on_device(values: tuple, device: torch.device) -> Tensor:
-    """The numbers as a tensor that is copied to an accelerator once."""
-    return torch.tensor(values, device=device)
+    """The numbers as a tensor that is copied to an accelerator once.
+
+    Indices of classes get the type that label maps have: uint8 for up to 256 classes, int32 beyond.
+    """
+    indices = all(isinstance(value, int) for value in values)
+    dtype = (torch.uint8 if max(values) < 256 else torch.int32) if indices else torch.float32
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from proxyclip.errors import InputError
@@ -47,6 +46,11 @@ class LabelRule:
             raise InputError(f"threshold is {threshold!r}; it must be a probability between 0 and 1")
         return replace(self, threshold=float(threshold))
 
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether any winning score may be below the threshold; probabilities are not negative."""
+        return self.threshold > 0 or self.activation == "none"
+
     def settings(self) -> dict:
         """Everything but the threshold, which each call may set; ready for JSON."""
         return {
@@ -59,22 +63,28 @@ class LabelRule:
 
 
 class LabelMap(NamedTuple):
-    """labels (H, W) int64; confidence (H, W), the winning score; by class index the score maps (H, W) asked for."""
+    """labels (H, W), in the type of the class indices that were given; confidence (H, W) float32, the winning score,
+    None unless asked for; by class index the score maps (H, W) asked for."""
 
     labels: Tensor
-    confidence: Tensor
+    confidence: Tensor | None
     class_scores: dict[int, Tensor]
 
 
-def ruled(decide: Callable[[Tensor | None], LabelMap], rule: LabelRule, class_of_query: Tensor) -> LabelMap:
+def ruled(
+    decide: Callable[[Tensor | None], LabelMap], rule: LabelRule, class_of_query: Tensor, confidence: bool = True
+) -> LabelMap:
     """A label map after the area rule and the threshold, which is applied once, at the end.
 
-    decide: the best of all queries but the excluded ones, (Q,) bool, None for none. class_of_query: (Q,) int64.
+    decide: the best of all queries but the excluded ones, (Q,) bool, None for none. class_of_query: (Q,) integers.
+    confidence: whether the result has the winning scores.
     """
     found = decide(None)
     if rule.area and (small := small_classes(found.labels, rule.area, class_of_query)).any():
-        found = decide(small[class_of_query])
-    return found._replace(labels=torch.where(found.confidence < rule.threshold, 0, found.labels))
+        found = decide(small[class_of_query.long()])
+    if rule.needs_confidence:
+        found.labels.masked_fill_(found.confidence < rule.threshold, 0)
+    return found if confidence else found._replace(confidence=None)
 
 
 def small_classes(labels: Tensor, area: float, class_of_query: Tensor) -> Tensor:

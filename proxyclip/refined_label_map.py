@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from proxyclip.best_query import Decision
 from proxyclip.label_rule import LabelMap, LabelRule, ruled
 from proxyclip.refine._refinement import Maps
 from proxyclip.score_tiles import tiles
@@ -27,6 +28,7 @@ def refined_label_map(
     subtract: Tensor | None = None,
     keep: Iterable[int] = (),
     block: int = BLOCK,
+    confidence: bool = True,
 ) -> LabelMap:
     """The label map of one image from refined score maps; the arguments are those of `label_map`.
 
@@ -39,42 +41,24 @@ def refined_label_map(
     def maps(chosen: slice) -> Tensor:
         views = tuple(replace(view, scores=view.scores[:, chosen]) for view in scores.views)
         found = torch.empty(views[0].scores.shape[1], *size, device=device)  # (q, H, W)
-        for (rows, columns), part in tiles(WindowScores(views), size, before, rule.window_sigmoid):
-            found[:, rows, columns] = part.transpose(0, 1)
+        for (rows, columns), own, part in tiles(WindowScores(views), size, before, rule.window_sigmoid):
+            found[own, rows, columns] = part.transpose(0, 1)
         return found
 
-    decide = partial(best_of, refine(maps), queries, size, after, rule, class_of_query, subtract, keep, block)
-    return ruled(decide, rule, class_of_query)
-
-
-def best_of(refined: Maps, queries, size, scale, rule, class_of_query, subtract, keep, block, excluded) -> LabelMap:
-    """As in `label_map`, from refined maps of all queries."""
-    device = class_of_query.device
-    best = torch.full(size, float("-inf"), device=device)
-    winner = torch.zeros(size, dtype=torch.int64, device=device)
-    top = best  # of all queries, also of those that are excluded
-    total = torch.zeros(size, device=device)  # of exp(score - top), as far as the queries have been seen
-    class_scores = {index: torch.full(size, float("-inf"), device=device) for index in keep}
+    decision = Decision(rule, class_of_query, subtract, tuple(keep), confidence)
     per_block = max(1, block // (size[0] * size[1]))
-    for first in range(0, queries, per_block):
-        chosen = slice(first, min(first + per_block, queries))
+    blocks = [slice(first, min(first + per_block, queries)) for first in range(0, queries, per_block)]
+    decide = partial(decided, refine(maps), blocks, after, decision)
+    return ruled(decide, rule, class_of_query, confidence)
+
+
+def decided(refined: Maps, blocks, scale: float, decision: Decision, excluded: Tensor | None) -> LabelMap:
+    """As in `label_map`, from the refined maps of some queries at a time."""
+    decision, seen = replace(decision, excluded=excluded), None
+    for chosen in blocks:
         part = refined(chosen) * scale  # (q, H, W)
-        if subtract is not None:
-            part -= subtract[chosen, None, None]
-        if rule.activation == "softmax":
-            highest = torch.maximum(part.amax(0), top)  # (H, W)
-            total = total * (top - highest).exp() + (part - highest).exp_().sum(0)  # (H, W)
-            top = highest
-        if excluded is not None:
-            part.masked_fill_(excluded[chosen, None, None], float("-inf"))
-        highest = part.amax(0)  # (H, W)
-        winner = torch.where(highest > best, first + part.argmax(0), winner)
-        best = torch.maximum(highest, best)
-        for index, found in class_scores.items():
-            for own in (class_of_query[chosen] == index).nonzero().flatten().tolist():
-                torch.maximum(found, part[own], out=found)
-    labels, confidence = class_of_query[winner], best
-    if rule.activation == "softmax":
-        confidence = (best - top).exp() / total
-        class_scores = {index: (found - top).exp() / total for index, found in class_scores.items()}
+        seen = decision.see(part.transpose(0, 1), chosen, seen)
+    labels = decision.class_of_query[seen.query]
+    confidence = decision.result(seen, seen.best) if decision.scored else None
+    class_scores = {index: decision.result(seen, found) for index, found in seen.classes.items()}
     return LabelMap(labels, confidence, class_scores)

@@ -5,10 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from largest_tensors import Shapes
 
+from proxyclip.batches import Batches
 from proxyclip.errors import InputError
-from proxyclip.label_map import label_map
+from proxyclip.label_map import label_map, on_device
 from proxyclip.label_rule import LabelRule, small_classes
+from proxyclip.refined_label_map import refined_label_map
+from proxyclip.score_tiles import ACCELERATOR_TILE, CPU_TILE
 from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.stitching import View, WindowScores
 
@@ -55,6 +59,18 @@ def test_large_scores_do_not_overflow():
     assert confidence.item() == 1
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_large_scores_in_blocks_do_not_overflow(first):
+    scores = torch.tensor([[[30.0 * (1 - first)]], [[30.0 * first]]])
+    found = label_map(one_window(scores), (1, 1), LabelRule(scale=40.0), torch.arange(2), tile=(1, 1, 1))
+    assert found.labels.item() == first and found.confidence.item() == 1
+
+
+def test_without_a_softmax_scores_below_0_are_below_the_threshold():
+    scores = torch.tensor([[[-2.0, -2.0]], [[-1.0, 1.0]]])
+    assert decided(scores, activation="none")[0].tolist() == [[0, 1]]
+
+
 def test_without_a_softmax_the_confidence_is_the_score():
     scores = torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(0))
     labels, confidence, maps = decided(scores, activation="none", threshold=0.5, owners=[0, 1, 1, 2, 3])
@@ -88,6 +104,69 @@ def slowly_ruled(scores, owners, rule):
             classes[index] = nothing
     best, labels = classes.max(0)
     return labels.where(best >= rule.threshold, 0), best, classes
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LabelRule(scale=20.0, threshold=0.4),
+        LabelRule(scale=20.0, threshold=0.3, area=0.2),
+        LabelRule(activation="none", area=0.2, threshold=0.01),
+        LabelRule(scale=3.0, window_sigmoid=True, activation="none"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("subtract", [None, torch.tensor([0.0, 0.2, 0, 0, 0.1, 0, 0.3])], ids=["", "subtract"])
+def test_blocks_of_queries_make_no_difference(rule, queries, subtract):
+    scores, owners = one_window(blobs(7, 23, 31, 1)), torch.tensor([0, 0, 1, 2, 2, 3, 4])
+    expected = label_map(scores, (23, 31), rule, owners, subtract, range(5), (10**6, 13, 7))
+    found = label_map(scores, (23, 31), rule, owners, subtract, range(5), (queries * 13 * 5, 13, queries))
+    assert torch.equal(found.labels, expected.labels) and len(found.labels.unique()) > 1
+    torch.testing.assert_close(found.confidence, expected.confidence, atol=1e-6, rtol=0)
+    for index in range(5):
+        torch.testing.assert_close(found.class_scores[index], expected.class_scores[index], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_the_first_of_equals_wins_in_any_block(queries):
+    scores = torch.zeros(4, 2, 3)
+    scores[1:, 1] = 1
+    labels = label_map(one_window(scores), (2, 3), LabelRule(), torch.arange(4), tile=(100, 5, queries)).labels
+    assert labels.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "rule", [LabelRule(), LabelRule(threshold=0.2), LabelRule(area=0.3), LabelRule(activation="none")]
+)
+def test_labels_are_the_same_without_confidence(rule):
+    scores, owners = one_window(blobs(5, 23, 31, 2)), torch.arange(5)
+    expected = label_map(scores, (23, 31), rule, owners)
+    found = label_map(scores, (23, 31), rule, owners, confidence=False)
+    refined = refined_label_map(scores, (23, 31), rule, owners, lambda maps: maps, confidence=False)
+    assert torch.equal(found.labels, expected.labels) and torch.equal(refined.labels, expected.labels)
+    assert found.confidence is None and refined.confidence is None and expected.confidence is not None
+    kept = label_map(scores, (23, 31), rule, owners, keep=[1], confidence=False).class_scores[1]
+    torch.testing.assert_close(kept, label_map(scores, (23, 31), rule, owners, keep=[1]).class_scores[1])
+
+
+def test_without_confidence_and_threshold_nothing_is_exponentiated(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "exp_", None)
+    label_map(one_window(blobs(5, 23, 31, 2)), (23, 31), LabelRule(), torch.arange(5), confidence=False)
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(256, torch.uint8), (257, torch.int32)])
+def test_labels_have_the_type_of_the_class_indices(classes, dtype):
+    owners = on_device(tuple(range(classes)), torch.device("cpu"))
+    assert owners.dtype == dtype
+    scores = torch.zeros(classes, 2, 3)
+    scores[-1] = 1
+    for area in (0.0, 0.9):
+        rule = LabelRule(area=area)
+        maps = label_map(one_window(scores), (2, 3), rule, owners)
+        refined = refined_label_map(one_window(scores), (2, 3), rule, owners, lambda maps: maps)
+        assert maps.labels.dtype == refined.labels.dtype == dtype and maps.labels.eq(classes - 1).all()
+        assert torch.equal(refined.labels, maps.labels)
 
 
 def blobs(queries, height, width, seed):
@@ -186,7 +265,7 @@ def slowly(image, windows, size, view_size=None):
 @pytest.mark.parametrize("tile", [None, (1, 5), (400, 13)])
 def test_a_sigmoid_of_each_window_before_they_are_averaged(size, tile):
     image, windows = torch.rand(3, 45, 61, generator=torch.Generator().manual_seed(0)), SlidingWindows(32, 13)
-    (found,) = score_images(sigmoid_windows, [image], windows, torch.zeros(3), 3)
+    (found,) = score_images(sigmoid_windows, [image], windows, torch.zeros(3), Batches(3))
     expected = slowly(image, windows, size)
     rule = LabelRule(window_sigmoid=True, activation="none")
     labels, confidence, maps = label_map(found, size, rule, torch.arange(4), keep=range(4), tile=tile)
@@ -199,7 +278,7 @@ def test_a_sigmoid_of_each_window_before_they_are_averaged(size, tile):
 def test_windows_and_a_global_view_by_their_weights():
     """As CAT-Seg does: the global view is seen at another size, and its sigmoid is taken there."""
     image, windows = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), SlidingWindows(40, 24)
-    (found,) = score_images(sigmoid_windows, [image], windows, torch.zeros(3), 4)
+    (found,) = score_images(sigmoid_windows, [image], windows, torch.zeros(3), Batches(4))
     small = F.interpolate(image[None], (40, 40), mode="bilinear")
     whole = sigmoid_windows(small)[0]  # (4, 10, 10)
     view = View(whole.permute(1, 0, 2), SlidingWindows(0, 1), (64, 64), weight=0.25, window_size=(40, 40))
@@ -213,6 +292,27 @@ def test_windows_and_a_global_view_by_their_weights():
     torch.testing.assert_close(torch.stack([maps[k] for k in range(4)]), expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("confidence", "bytes_per_pixel"), [(True, 5), (False, 1)])
+def test_beyond_the_maps_there_are_tiles_alone(confidence, bytes_per_pixel):
+    scores = WindowScores((View(torch.rand(84, 20, 84), SlidingWindows(336, 112), (448, 448)),))
+    owners = on_device(tuple(range(20)), torch.device("cpu"))
+    with Shapes() as shapes:
+        found = label_map(scores, (1500, 1500), LabelRule(), owners, confidence=confidence)
+    maps = [part for part in (found.labels, found.confidence) if part is not None]
+    assert sum(part.nbytes for part in maps) == bytes_per_pixel * 1500**2
+    others = [torch.Size(shape).numel() for shape in shapes.found if shape != (1500, 1500)]
+    assert max(others) < 1.2 * CPU_TILE.scores < 1500**2  # tiles, and some whole rows of the maps
+
+
+def test_an_accelerator_holds_no_tile_of_all_queries():
+    device = torch.device("meta")
+    scores = WindowScores((View(torch.rand(84, 847, 84, device=device), SlidingWindows(336, 112), (448, 448)),))
+    with Shapes() as shapes:
+        label_map(scores, (683, 1024), LabelRule(threshold=0.1), torch.zeros(847, dtype=torch.int32, device=device))
+    full = [shape for shape in shapes.found if torch.Size(shape).numel() > ACCELERATOR_TILE.scores]
+    assert full == [] and 2 * ACCELERATOR_TILE.scores < 84 * 847 * 512
+
+
 def test_memory_behind_a_sigmoid_is_bounded():
     """600 classes at 700 × 900 would be 1.5 GB at once."""
     import tracemalloc  # noqa: F401  (torch's memory is measured by the peak of the process)
@@ -220,7 +320,7 @@ def test_memory_behind_a_sigmoid_is_bounded():
 
     image = torch.rand(3, 350, 450)
     (found,) = score_images(
-        lambda crops: torch.rand(len(crops), 600, 8, 8), [image], SlidingWindows(256, 213), torch.zeros(3), 4
+        lambda crops: torch.rand(len(crops), 600, 8, 8), [image], SlidingWindows(256, 213), torch.zeros(3), Batches(4)
     )
     rule = LabelRule(window_sigmoid=True, activation="none")
     before = getrusage(RUSAGE_SELF).ru_maxrss
