@@ -3,24 +3,23 @@
 PyTorch runs matrix products through MKL and convolutions through oneDNN. A linear layer is a 1 × 1 convolution over
 tokens laid out as pixels, so either library can compute it. Which one is faster depends on the processor: oneDNN always
 uses AVX-512 where available, MKL does not on some non-Intel processors. Measured speed-ups range from 0.9 to 2.2
-(`benchmarks/speed.py --parts`), so the first layer of a process times both, which takes about 20 ms. The results agree
-up to rounding. PROXYCLIP_CPU_LINEAR=mkl or onednn chooses without measuring.
+(`benchmarks/speed.py --parts`), so the first linear layer, product and attention of a process and type time both ways,
+which takes 10 to 50 ms each. The results agree up to rounding. To choose without measuring, set PROXYCLIP_CPU_LINEAR or
+PROXYCLIP_CPU_PRODUCT to mkl or onednn, or PROXYCLIP_CPU_ATTENTION to fused or rows.
 
 All reshapes below are views: nothing is copied.
 """
 
-import os
-import time
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.errors import InputError
+from proxyclip.backbones.cpu_choice import ours_is_faster
 
 ROWS = 128  # query rows at a time: 12 heads' weights for 1800 tokens are then 5 MB and stay in a processor's cache
-TRIALS = 6
+PARTS, TOKENS, WIDTH = 16, 28, 768  # measured; on one thread, oneDNN is used from a batch of 16 on
 CLEAR = 1.25  # a factor that counts: where both take about as long, chance must not decide
 
 
@@ -29,7 +28,7 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     For the backward pass, tokens are kept only where weights are trained.
     """
-    if not use_convolution(tokens):
+    if not on_cpu(tokens) or not convolutions_are_faster(computed_type(tokens)):
         return F.linear(tokens, weight, bias)
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and tokens.requires_grad and not trained:
@@ -55,8 +54,17 @@ class _FrozenConvolution(torch.autograd.Function):
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ bᵀ for each of a batch: (B, N, I), (B, M, I) -> (B, N, M)."""
-    if not use_convolution(a):
-        return a @ b.mT
+    by_onednn = on_cpu(a) and convolved_products_are_faster(computed_type(a))
+    return convolved_product(a, b) if by_onednn else plain_product(a, b)
+
+
+def plain_product(a: Tensor, b: Tensor) -> Tensor:
+    """`product`, computed by MKL."""
+    return a @ b.mT
+
+
+def convolved_product(a: Tensor, b: Tensor) -> Tensor:
+    """`product`, computed by oneDNN."""
     return torch.cat([convolution(rows[None], weight) for rows, weight in zip(a, b, strict=True)])
 
 
@@ -75,53 +83,44 @@ def as_tokens(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 2, 3, 1).squeeze(2)
 
 
-def use_convolution(tokens: Tensor) -> bool:
-    """Whether `convolution` is faster for tokens of this type and device; False under torch.compile."""
-    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    autocast = torch.is_autocast_enabled("cpu")
-    return convolutions_are_faster(torch.get_autocast_dtype("cpu") if autocast else tokens.dtype)
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether the kernels of this file apply: on a CPU, and not under torch.compile, which has its own."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def computed_type(tensor: Tensor) -> torch.dtype:
+    """The type that products of the tensor are computed in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tensor.dtype
 
 
 @cache
 def convolutions_are_faster(dtype: torch.dtype) -> bool:
-    """The choice for this processor: PROXYCLIP_CPU_LINEAR, or a measurement once per process and type."""
-    chosen = os.environ.get("PROXYCLIP_CPU_LINEAR", "")
-    if chosen not in ("", "mkl", "onednn"):
-        raise InputError(f"PROXYCLIP_CPU_LINEAR is {chosen!r}; choose mkl or onednn, or leave it unset to measure")
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if chosen:
-        return chosen == "onednn"
-    plain, convolved = measure(dtype)
-    if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return (
-            CLEAR * plain > convolved
-        )  # with all layers on all cores oneDNN does a little better than the one measured
-    return plain > CLEAR * convolved
+    """Whether linear layers run through oneDNN."""
+    # With all layers on all cores oneDNN does a little better than the one measured.
+    margin = 1 / CLEAR if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else CLEAR
+    arguments = torch.ones(PARTS, TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
+    return torch.backends.mkldnn.is_available() and ours_is_faster(
+        "PROXYCLIP_CPU_LINEAR", ("mkl", "onednn"), F.linear, convolution, arguments, margin
+    )
 
 
-def measure(dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds for a linear layer as a matrix product and as a convolution, the best of a few alternating trials.
+@cache
+def convolved_products_are_faster(dtype: torch.dtype) -> bool:
+    """Whether products run through oneDNN, measured on a square one that is laid out as a linear layer."""
+    size = PARTS * TOKENS
+    arguments = torch.ones(PARTS, TOKENS, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    return torch.backends.mkldnn.is_available() and ours_is_faster(
+        "PROXYCLIP_CPU_PRODUCT", ("mkl", "onednn"), F.linear, convolution, arguments, CLEAR
+    )
 
-    Runs on one thread and uses its CPU time, so that other processes hardly affect the result. On one thread, PyTorch
-    runs 1 × 1 convolutions through oneDNN from a batch of 16 on.
-    """
-    tokens, weight = torch.ones(16, 16, 384, dtype=dtype), torch.ones(768, 384, dtype=dtype)
-    seconds = {F.linear: [], convolution: []}
-    clock = time.perf_counter if os.name == "nt" else time.thread_time  # Windows counts threads' time in steps of 16 ms
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        with torch.inference_mode():
-            for _ in range(TRIALS):
-                for function, taken in seconds.items():
-                    start = clock()
-                    function(tokens, weight)
-                    taken.append(clock() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return min(seconds[F.linear]), min(seconds[convolution])
+
+@cache
+def rows_are_faster(dtype: torch.dtype) -> bool:
+    """Whether attention is computed by `attend_by_rows`; for bfloat16, other types have a fast fused kernel."""
+    arguments = torch.ones(3, 1, 6, 3 * ROWS, 64, dtype=dtype)
+    return dtype == torch.bfloat16 and ours_is_faster(
+        "PROXYCLIP_CPU_ATTENTION", ("fused", "rows"), F.scaled_dot_product_attention, attend_by_rows, arguments, 1.0
+    )
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
@@ -129,13 +128,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
     bias: (T, T), added to the logits of all heads. scale: default d^(-1/2).
 
-    Uses PyTorch's fused kernel, except for bfloat16 on a CPU. There the fused kernel computes products at float32
-    speed; plain products, a few rows at a time, take 0.4 of its time (`benchmarks/speed.py --parts`). With gradients
-    that would keep the matrices of all pairs of tokens.
+    Uses PyTorch's fused kernel, except for bfloat16 on a CPU, where `attend_by_rows` is used if it is faster. With
+    gradients that would keep the matrices of all pairs of tokens.
     """
     trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if trained or query.dtype != torch.bfloat16 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    if not trained and on_cpu(query) and rows_are_faster(query.dtype):
+        return attend_by_rows(query, key, value, bias, scale)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+
+
+def attend_by_rows(query, key, value, bias=None, scale=None) -> Tensor:
+    """`attend` by plain products, a few rows at a time: they compute bfloat16 at its own speed, where the fused kernel
+    computes at the speed of float32. Measured at 0.4 to 0.8 of its time (`benchmarks/speed.py --parts`)."""
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     mixed = []
     for start in range(0, query.shape[-2], ROWS):
