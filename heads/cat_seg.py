@@ -20,8 +20,9 @@ from heads.head import TrainableHead
 from heads.value_encoder import encode
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.normalise import Normalise
+from proxyclip.batches import Batches
 from proxyclip.image_io import scaled_size
-from proxyclip.sliding import SlidingWindows, cut, halving, side_by_side
+from proxyclip.sliding import SlidingWindows, cut, side_by_side
 from proxyclip.stitching import View, WindowScores
 from proxyclip.vocabulary import split_names
 
@@ -115,12 +116,10 @@ class Head(TrainableHead):
             return self.whole_image(image, text)
         square, whole = (resized(image[None], length)[0] for length in (side, crop))
         crops = [*cut(square, self.windows, self.padding_colour), whole]  # (3, crop, crop) each
-        count = self.batch_size(batch_windows)
+        batches = self.batches(batch_windows)
         if batch_windows is None and image.device.type == "cpu":
-            count = max(1, count * FEW_CLASSES // len(text))
-        score, found = partial(self.window_scores, text=text), []
-        for start in range(0, len(crops), count):
-            found += halving(score, torch.stack(crops[start : start + count]))  # (K, 4 h, 4 w) each
+            batches = Batches(max(1, batches.size * FEW_CLASSES // len(text)))
+        found = batches.run(partial(self.window_scores, text=text), crops)  # (K, 4 h, 4 w) each
         views = (found[:-1], self.windows), (found[-1:], SlidingWindows(0, ONE_STEP))
         views = (side_by_side(scores, (side, side), windows, (crop, crop)) for scores, windows in views)
         return WindowScores(tuple(replace(view, weight=0.5) for view in views))
@@ -135,7 +134,7 @@ class Head(TrainableHead):
         (_, below), (_, right) = (windows.padding(length) for length in image.shape[1:])
         padded = self.padding_colour[:, None, None].repeat(1, image.shape[1] + below, image.shape[2] + right)
         padded[:, : image.shape[1], : image.shape[2]] = image
-        (found,) = halving(partial(self.window_scores, text=text), padded[None])  # (K, 4 h, 4 w)
+        (found,) = Batches(1).run(partial(self.window_scores, text=text), [padded])  # (K, 4 h, 4 w)
         if below or right:
             view = View(found.transpose(0, 1), windows, tuple(image.shape[1:]), window_size=self.window_size)
         else:  # nothing to cut off: straight to the size of the result

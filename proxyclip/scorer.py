@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proxyclip.batches import Batches, windows_per_batch
+from proxyclip.compiled import CompiledScores
+from proxyclip.device_resize import matches_host, resize_on
 from proxyclip.errors import InputError
 from proxyclip.image_io import resize_to, scaled_size, to_tensor
+from proxyclip.lanes import lanes_for
 from proxyclip.options import fits
-from proxyclip.sliding import SlidingWindows, score_images, windows_per_batch
+from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.stitching import WindowScores
 from proxyclip.vocabulary import Vocabulary
 
@@ -41,6 +45,7 @@ class Scorer(nn.Module):
         """The arguments are those of `Segmentor`."""
         super().__init__()
         self.windows, self.short_side, self.patch_size = windows, short_side, patch_size
+        self._batches: dict[tuple, Batches] = {}  # a size that does not fit in memory is tried once
         # (H, W) of an image -> (h, w) that it is resized to. A plain callable: see `resize`.
         self.size_for = partial(scaled_size, short_side=short_side) if short_side else as_it_is
         self.register_buffer("padding_colour", torch.tensor(padding_colour), persistent=False)  # (3,)
@@ -63,12 +68,41 @@ class Scorer(nn.Module):
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> the resized image (3, h, w) in [0, 1] on the model's device."""
-        return to_tensor(self.resize(image)).to(self.device)
+        return self.placed(self.staged(self.resize(image)))
+
+    def staged(self, image: np.ndarray) -> Tensor:
+        """An image (h, w, 3) uint8 as given by `resize`, ready for the model: the part of `prepare` that any thread may
+        do ahead.
+
+        On a CPU, (3, h, w) in [0, 1]; for an accelerator (h, w, 3) uint8, in memory that it can read by itself.
+        """
+        if self.device.type == "cpu":
+            return to_tensor(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(image))  # (h, w, 3)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def placed(self, image: Tensor) -> Tensor:
+        """An image as given by `staged` or `prepare` -> (3, h, w) in [0, 1] on the model's device, without waiting."""
+        image = image.to(self.device, non_blocking=True)
+        if image.dtype != torch.uint8:
+            return image
+        if self.resizes_on_device:
+            image = resize_on(image, self.size_for(*image.shape[:2]), self.antialias)  # (h, w, 3)
+        return image.permute(2, 0, 1).float().div(255)  # (3, h, w)
 
     @property
     def resize(self) -> Callable[[np.ndarray], np.ndarray]:
-        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8; can be pickled, for worker processes."""
+        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8; can be pickled, for worker processes.
+
+        On a device that resizes images itself, with the same bytes, the image as it is.
+        """
+        if self.resizes_on_device:
+            return unchanged
         return partial(resize_to, size_for=self.size_for, antialias=self.antialias)
+
+    @property
+    def resizes_on_device(self) -> bool:
+        return self.device.type != "cpu" and matches_host()
 
     @property
     def device(self) -> torch.device:
@@ -81,16 +115,34 @@ class Scorer(nn.Module):
         return (self.image_scores(image, text, batch_windows) for image in images)
 
     def _windows_of(self, images: Iterable[Tensor], text: Tensor, batch_windows: int | None) -> Iterator[WindowScores]:
-        score, batch = partial(self.window_scores, text=text), self.batch_size(batch_windows)
-        return score_images(score, images, self.windows, self.padding_colour, batch, self.window_size)
+        score, batches = partial(self.window_scores, text=text), self.batches(batch_windows)
+        pool = None if self.compiled else lanes_for(self.device)  # a model is not compiled twice at once
+        return score_images(score, images, self.windows, self.padding_colour, batches, self.window_size, pool)
 
-    def batch_size(self, batch_windows: int | None) -> int:
-        """Windows per batch: as given, or as many as the number of tokens allows."""
-        if batch_windows is not None:
-            if not fits(batch_windows, int) or batch_windows < 1:
-                raise InputError(f"batch_windows is {batch_windows!r}; it must be a whole number of at least 1")
-            return int(batch_windows)
-        return windows_per_batch(self.windows.crop or self.short_side or ONE_WINDOW, self.patch_size, self.device)
+    def compile_scores(self, backend: str = "inductor") -> None:
+        """Compiles `window_scores` when it is first used; see `CompiledScores`."""
+        self.window_scores = CompiledScores(self.window_scores, backend)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile_scores` was called."""
+        return isinstance(self.window_scores, CompiledScores)
+
+    def batches(self, batch_windows: int | None) -> Batches:
+        """Batches of so many windows, or of as many as tokens and memory allow; the same object each time."""
+        if batch_windows is not None and (not fits(batch_windows, int) or batch_windows < 1):
+            raise InputError(f"batch_windows is {batch_windows!r}; it must be a whole number of at least 1")
+        side = self.windows.crop or self.short_side or ONE_WINDOW
+        key = batch_windows, side, self.device
+        if key not in self._batches:
+            parameters = sum(weight.numel() for weight in self.parameters())
+            size = batch_windows or windows_per_batch(side, self.patch_size, self.device, parameters)
+            self._batches[key] = Batches(int(size))
+        return self._batches[key]
+
+
+def unchanged(image: np.ndarray) -> np.ndarray:
+    return image
 
 
 def as_it_is(height: int, width: int) -> tuple[int, int]:

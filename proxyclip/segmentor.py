@@ -3,10 +3,9 @@
 Shapes: Q queries, H × W the image, h × w the image as it is scored.
 """
 
-import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from proxyclip.label_rule import LabelMap, LabelRule
 from proxyclip.options import fits
 from proxyclip.refine._refinement import Guide, Refinement
 from proxyclip.refined_label_map import refined_label_map
+from proxyclip.sample import Sample, named, to_host
 from proxyclip.scorer import Scorer
 from proxyclip.segmentation import Segmentation
 from proxyclip.sliding import SlidingWindows
@@ -126,27 +126,47 @@ class Segmentor(Scorer):
         rule = self.label_rule.with_threshold(threshold)
         warn_unknown(vocabulary, self.known_words)
         settings = self.settings() | {"threshold": rule.threshold}
-        waiting = []  # images whose windows are being scored, oldest first
 
-        def prepared() -> Iterator[Tensor]:
+        def samples() -> Iterator[Sample]:
             for source, name in named(images, names):
                 image = read_image(source, max_pixels)  # (H, W, 3) uint8
-                waiting.append((image, self.prepare(image), name))
-                yield waiting[-1][1]
+                yield Sample(self.staged(self.resize(image)), image.shape[:2], name, image)
 
-        for scores in self.scores_of(prepared(), self.encode_classes(vocabulary), batch_windows):
-            image, seen, name = waiting.pop(0)
-            labels, confidence, maps = self.decided(scores, seen, image.shape[:2], vocabulary, rule, keep, name)
-            yield Segmentation(
-                labels=labels.to(torch.uint8 if len(vocabulary.classes) <= 256 else torch.int32).cpu().numpy(),
-                confidence=confidence.cpu().numpy(),
-                classes=list(vocabulary.names),
-                image=image,
-                settings=settings,
-                probabilities={vocabulary.names[index]: maps[index].cpu().numpy() for index in keep},
-            )
+        found = self.predict_each(samples(), vocabulary, rule, batch_windows, keep)
+        for sample, (labels, confidence, maps) in to_host(found, self.device):
+            labels = labels.to(torch.uint8 if len(vocabulary.classes) <= 256 else torch.int32).numpy()
+            maps = {vocabulary.names[index]: maps[index].numpy() for index in keep}
+            yield Segmentation(labels, confidence.numpy(), list(vocabulary.names), sample.given, settings, maps)
 
     @torch.no_grad()
+    def predict_each(
+        self,
+        samples: Iterable[Sample],
+        vocabulary: Vocabulary,
+        rule: LabelRule | None = None,
+        batch_windows: int | None = None,
+        keep: Iterable[int] = (),
+        confidence: bool = True,
+    ) -> Iterator[tuple[Sample, LabelMap]]:
+        """Each sample with its label map, in order: the one loop of evaluation, folders and pages.
+
+        Windows of several samples share batches; nevertheless, the labels of an image depend on that image alone.
+        Samples are taken only as batches need them. rule: default the model's own. batch_windows: see `segment`. keep:
+        classes whose score maps are wanted, by index. confidence: whether the winning scores are. The tensors are on
+        the model's device; see `to_host`.
+        """
+        rule, keep, waiting = rule or self.label_rule, tuple(keep), deque()
+
+        def images() -> Iterator[Tensor]:
+            for sample in samples:
+                waiting.append((sample, image := self.placed(sample.image)))  # (3, h, w)
+                yield image
+
+        for scores in self.scores_of(images(), self.encode_classes(vocabulary), batch_windows):
+            sample, image = waiting.popleft()
+            given = sample.size, vocabulary, rule, keep, sample.name, confidence
+            yield sample, self.decided(scores, image, *given)
+
     def predict(
         self,
         image: Tensor,
@@ -156,12 +176,11 @@ class Segmentor(Scorer):
         batch_windows: int | None = None,
         name: str | None = None,
     ) -> LabelMap:
-        """Labels of one prepared image (3, h, w) at `size` (H, W): labels and confidence, both (H, W) tensors."""
-        image = image.to(self.device)
-        scores = next(self.scores_of([image], self.encode_classes(vocabulary), batch_windows))
-        return self.decided(scores, image, size, vocabulary, self.label_rule.with_threshold(threshold), (), name)
+        """The label map of one image, as given by `prepare` or `staged`, at `size` (H, W), on the model's device."""
+        rule = self.label_rule.with_threshold(threshold)
+        return next(self.predict_each([Sample(image, size, name)], vocabulary, rule, batch_windows))[1]
 
-    def decided(self, scores, image, size, vocabulary: Vocabulary, rule: LabelRule, keep=(), name=None) -> LabelMap:
+    def decided(self, scores, image, size, vocabulary, rule, keep=(), name=None, confidence: bool = True) -> LabelMap:
         """The label map at `size` (H, W) from the scores of a prepared image (3, h, w), by any label rule."""
         owners = vocabulary.class_of_query if self.queries == "words" else vocabulary.name_queries[1]
         penalty = dict(rule.subtract)  # by class name
@@ -169,22 +188,13 @@ class Segmentor(Scorer):
         subtract = subtract and on_device(subtract, self.device)  # (Q,)
         owners = on_device(owners, self.device)  # (Q,)
         if self.refinement is None:
-            return label_map(scores, size, rule, owners, subtract, keep)
+            return label_map(scores, size, rule, owners, subtract, keep, confidence=confidence)
         guide = F.interpolate(image[None], size, mode="bilinear")[0]  # (3, H, W)
         text = self.encode_classes(vocabulary)  # (Q, E), or (Q, P, E)
         known = Guide(guide, name, len(text), text if text.dim() == 2 else None)
         refine = partial(self.refinement, guide=known)
-        return refined_label_map(scores, size, rule, owners, refine, subtract, keep)
+        return refined_label_map(scores, size, rule, owners, refine, subtract, keep, confidence=confidence)
 
     def refinement_settings(self) -> dict:
         """The part of `settings` about the refinement."""
         return {} if self.refinement is None else {"refine": self.refinement.settings()}
-
-
-def named(images, names) -> Iterator[tuple]:
-    """Each image with its name: the given ones, or those of files; None where there is neither."""
-    if names is not None:
-        yield from zip(images, names, strict=True)
-        return
-    for source in images:
-        yield source, Path(source).stem if isinstance(source, (str, os.PathLike)) else None

@@ -5,16 +5,17 @@ Shapes: Q queries, H × W the image, c_h × c_w a padded window, h × w the scor
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from proxyclip.batches import Batches
 from proxyclip.errors import InputError
+from proxyclip.lanes import LANES, submit
 from proxyclip.stitching import View, WindowScores
 
-CPU_TOKENS = 2560  # of a batch: more gain nothing there and cost memory; small windows share the cost of a call
-ACCELERATOR_TOKENS = 32_768
 LARGEST_MULTIPLE = 1024  # every window is padded to it, and its memory grows with the square
 
 
@@ -63,12 +64,6 @@ class SlidingWindows:
         return (padded - side) // 2, padded - side - (padded - side) // 2
 
 
-def windows_per_batch(side: int, patch_size: int, device: torch.device) -> int:
-    """How many windows of side × side pixels form a batch: as many as their tokens allow on this device."""
-    tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
-    return max(1, tokens // max(1, side // patch_size) ** 2)
-
-
 def cut(image: Tensor, windows: SlidingWindows, padding_colour: Tensor) -> Iterator[Tensor]:
     """The windows (3, c_h, c_w) of an image (3, H, W), row by row, padded all round with one colour (3,)."""
     height, width = image.shape[-2:]
@@ -90,22 +85,31 @@ def score_images(
     images: Iterable[Tensor],
     windows: SlidingWindows,
     padding_colour: Tensor,
-    batch_windows: int,
+    batches: Batches,
     window_size: tuple[int, int] | None = None,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Iterator[WindowScores]:
-    """The scores of each image's windows, in order; windows of several images share a batch where their sizes agree.
+    """The scores of each image's windows, in order; they depend on that image alone.
+
+    Windows of crop × crop pixels fill batches of one size, whatever images they come from; the last batch is padded. An
+    image smaller than that, or one that is not cut, has batches of its own.
 
     window_scores: (B, 3, c_h, c_w) -> (B, Q, h, w). images: (3, H, W) RGB in [0, 1], of any sizes, taken only as
-    batches need them. window_size: of the views.
+    batches need them. window_size: of the views. pool: computes batches, see `lanes_for`; None: the caller's thread.
     """
-    batch: list[tuple[Tensor, list[Tensor]]] = []  # crops (3, c_h, c_w) that wait, each with the list its scores go to
+    shared: list[tuple[Tensor, list[Tensor]]] = []  # crops (3, c_h, c_w) that wait, each with the list for its scores
     unfinished: deque[tuple[tuple[int, int], list[Tensor]]] = deque()  # images' sizes and windows scored so far
+    running: deque[tuple[Future, list[list[Tensor]]]] = deque()  # batches, with the lists for their scores
+    ahead = 0 if pool is None else LANES
 
-    def score() -> None:
-        crops = torch.stack([crop for crop, _ in batch])  # (B, 3, c_h, c_w)
-        for (_, done), scores in zip(batch, halving(window_scores, crops), strict=True):
-            done.append(scores)  # (Q, h, w)
-        batch.clear()
+    def score(crops: list[tuple[Tensor, list[Tensor]]], padded: bool, ahead: int = ahead) -> None:
+        found = submit(pool, batches.run, window_scores, [crop for crop, _ in crops], padded)
+        running.append((found, [done for _, done in crops]))
+        crops.clear()
+        while len(running) > ahead:
+            found, waiting = running.popleft()
+            for done, scores in zip(waiting, found.result(), strict=True):
+                done.append(scores)  # (Q, h, w)
 
     def finished() -> Iterator[WindowScores]:
         while unfinished and len(unfinished[0][1]) == windows.count(unfinished[0][0]):
@@ -113,31 +117,22 @@ def score_images(
             yield WindowScores((side_by_side(done, size, windows, window_size),))
 
     for image in images:
-        done: list[Tensor] = []
-        unfinished.append(((image.shape[-2], image.shape[-1]), done))
+        size, done = (image.shape[-2], image.shape[-1]), []
+        unfinished.append((size, done))
+        whole_crops = 0 < windows.crop <= min(size)
+        crops = shared if whole_crops else []
         for crop in cut(image, windows, padding_colour):
-            if batch and (len(batch) == batch_windows or batch[0][0].shape != crop.shape):
-                score()
+            crops.append((crop, done))
+            if len(crops) >= batches.size:
+                score(crops, whole_crops)
                 yield from finished()
-            batch.append((crop, done))
-    if batch:
-        score()
+        if crops and not whole_crops:
+            score(crops, False)
+        if len(unfinished) > (1 + 2 * ahead) * batches.size:
+            score(shared, True)  # images of other sizes must not pile up behind windows that wait
+        yield from finished()
+    score(shared, True, ahead=0)
     yield from finished()
-
-
-def halving(window_scores: Callable[[Tensor], Tensor], crops: Tensor) -> list[Tensor]:
-    """Scores (Q, h, w) of each crop (B, 3, c_h, c_w); a batch that does not fit an accelerator's memory is halved."""
-    try:
-        return [*window_scores(crops)]
-    except torch.OutOfMemoryError:
-        if len(crops) == 1:
-            height, width = crops.shape[-2:]
-            raise InputError(
-                f"one window of {height}x{width} pixels does not fit in the memory of {crops.device}: choose a smaller "
-                "crop, precision bf16 or fp16, or device cpu"
-            ) from None
-    half = len(crops) // 2  # outside the except block, which holds on to the memory of the failed batch
-    return halving(window_scores, crops[:half]) + halving(window_scores, crops[half:])
 
 
 def side_by_side(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from proxyclip.batches import Batches
 from proxyclip.errors import InputError, NotFound
 from proxyclip.label_map import label_map
 from proxyclip.label_rule import LabelRule
@@ -81,7 +82,7 @@ def scores() -> WindowScores:
     def window_scores(crops):
         return given[None, :, :6, :6] * crops.mean((1, 2, 3), keepdim=True)
 
-    (found,) = score_images(window_scores, [torch.rand(3, 30, 40)], windows, torch.zeros(3), 4)
+    (found,) = score_images(window_scores, [torch.rand(3, 30, 40)], windows, torch.zeros(3), Batches(4))
     whole = View(given.permute(1, 0, 2), SlidingWindows(0, 1), (30, 40), weight=0.3)
     return WindowScores((found.views[0], whole))
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from heads.head import TrainableHead
+from proxyclip.batches import windows_per_batch
 from proxyclip.errors import InputError
 from proxyclip.image_io import resize, to_tensor
 from proxyclip.label_rule import LabelRule
@@ -154,8 +155,10 @@ def test_an_image_smaller_than_a_patch(method, size):
 
 def test_a_batch_holds_as_many_windows_as_its_tokens_allow():
     model = tiny_clip.model(crop=64, stride=32)  # 8 × 8 patches
-    assert model.batch_size(None) == 2560 // 64 and model.batch_size(3) == 3
-    assert tiny_clip.model(crop=336, stride=112).batch_size(None) == 1
+    assert model.batches(None).size == 12 and model.batches(3).size == 3
+    assert tiny_clip.model(crop=336, stride=112).batches(None).size == 1
+    assert windows_per_batch(64, 8, torch.device("cpu"), 150_000_000) == 1  # a full-size model gains nothing
+    assert windows_per_batch(336, 8, torch.device("mps"), 150_000_000) == 18
 
 
 def test_settings_are_json():

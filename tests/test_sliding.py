@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from proxyclip.batches import Batches
 from proxyclip.errors import InputError
 from proxyclip.sliding import SlidingWindows, cut, score_images
 
@@ -105,7 +106,9 @@ def images(sizes, taken):
 
 def test_a_view_holds_all_windows_in_their_places():
     image = torch.arange(8.0)[:, None] * 10 + torch.arange(12.0)  # (8, 12)
-    (found,) = score_images(lambda crops: crops[:, :1], [image.expand(3, 8, 12)], SlidingWindows(4, 4, 1), GREY, 4)
+    (found,) = score_images(
+        lambda crops: crops[:, :1], [image.expand(3, 8, 12)], SlidingWindows(4, 4, 1), GREY, Batches(4)
+    )
     (view,) = found.views
     assert view.size == (8, 12)
     assert torch.equal(view.scores[:, 0], image)  # windows without overlap: the image itself
@@ -115,25 +118,45 @@ def test_a_view_holds_all_windows_in_their_places():
 def test_images_in_order_with_their_own_scores(batch):
     sizes = [(10, 10), (10, 16), (6, 10), (7, 7), (22, 10), (10, 10), (10, 10)]
     scorer, windows = Scorer(), SlidingWindows(10, 6, 1)
-    found = [one for scores in score_images(scorer, images(sizes, []), windows, GREY, batch) for one in scores.views]
+    stream = score_images(scorer, images(sizes, []), windows, GREY, Batches(batch))
+    found = [one for scores in stream for one in scores.views]
     assert [view.size for view in found] == sizes
     for index, (view, size) in enumerate(zip(found, sizes, strict=True)):
         rows, columns = len(windows.starts(size[0])), len(windows.starts(size[1]))
         assert view.scores.shape == (2 * rows, 3, 3 * columns)
         torch.testing.assert_close(view.scores, torch.full_like(view.scores, index / 10))
-    assert max(shape[0] for shape in scorer.batches) <= batch
-    assert sum(shape[0] for shape in scorer.batches) == sum(windows.count(size) for size in sizes)
+    counts = {side: [shape[0] for shape in scorer.batches if min(shape[2:]) == side] for side in (6, 7, 10)}
+    assert counts[6] == [1] and counts[7] == [1]  # batches of their own
+    assert set(counts[10]) == {batch}  # always the same size
+    assert len(counts[10]) in range(-(-8 // batch), -(-8 // batch) + 2)  # with a batch that ends early, at most
 
 
 def test_windows_of_several_images_share_batches():
     scorer = Scorer()
-    list(score_images(scorer, images([(10, 16)] * 5, []), SlidingWindows(10, 6, 1), GREY, 4))  # two windows each
-    assert [shape[0] for shape in scorer.batches] == [4, 4, 2]
+    stream = score_images(scorer, images([(10, 16)] * 5, []), SlidingWindows(10, 6, 1), GREY, Batches(4))
+    assert len(list(stream)) == 5  # two windows each
+    assert [shape[0] for shape in scorer.batches] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("crop", [0, 10])
+def test_other_sizes_have_batches_of_their_own(crop):
+    scorer, sizes = Scorer(), [(6, 22), (6, 22), (10, 10), (6, 22)]  # three windows where images are cut
+    list(score_images(scorer, images(sizes, []), SlidingWindows(crop, 6, 1), GREY, Batches(2)))
+    assert [shape[0] for shape in scorer.batches] == ([1] * 4 if not crop else [2, 1, 2, 1, 2, 1, 2])
+
+
+def test_images_do_not_pile_up_behind_windows_that_wait():
+    taken = []
+    stream = score_images(
+        Scorer(), images([(10, 10)] + [(6, 6)] * 50, taken), SlidingWindows(10, 6, 1), GREY, Batches(4)
+    )
+    next(stream)
+    assert len(taken) <= 5
 
 
 def test_images_are_taken_only_as_batches_need_them():
     taken = []
-    stream = score_images(Scorer(), images([(10, 10)] * 20, taken), SlidingWindows(10, 6, 1), GREY, 3)
+    stream = score_images(Scorer(), images([(10, 10)] * 20, taken), SlidingWindows(10, 6, 1), GREY, Batches(3))
     assert taken == []
     for number in range(1, 16):
         next(stream)
@@ -142,7 +165,7 @@ def test_images_are_taken_only_as_batches_need_them():
 
 
 def test_no_images():
-    assert list(score_images(Scorer(), [], SlidingWindows(336, 112), GREY, 4)) == []
+    assert list(score_images(Scorer(), [], SlidingWindows(336, 112), GREY, Batches(4))) == []
 
 
 class SmallMemory(Scorer):
@@ -156,9 +179,16 @@ class SmallMemory(Scorer):
 
 def test_a_batch_that_does_not_fit_is_halved():
     scorer, windows = SmallMemory(), SlidingWindows(10, 6)
-    (found,) = score_images(scorer, [torch.rand(3, 22, 16)], windows, GREY, 6)
-    assert [shape[0] for shape in scorer.batches] == [1, 2, 1, 2]
-    (alone,) = score_images(Scorer(), [torch.rand(3, 22, 16)], windows, GREY, 1)
+    batches = Batches(6)
+    with pytest.warns(UserWarning) as warned:
+        (found,) = score_images(scorer, [torch.rand(3, 22, 16)], windows, GREY, batches)
+    first = "6 windows do not fit in the memory of cpu together; continuing with 3 at a time"
+    assert len(warned) == 2 and str(warned[0].message).startswith(first)
+    list(score_images(scorer, [torch.rand(3, 22, 16)], windows, GREY, batches))  # says nothing again
+    assert len(warned) == 2
+    scorer.batches = scorer.batches[:6]
+    assert [shape[0] for shape in scorer.batches] == [1] * 6  # neither six nor three fit
+    (alone,) = score_images(Scorer(), [torch.rand(3, 22, 16)], windows, GREY, Batches(1))
     assert found.views[0].scores.shape == alone.views[0].scores.shape
 
 
@@ -167,4 +197,4 @@ def test_one_window_that_does_not_fit_is_one_sentence():
         raise torch.OutOfMemoryError("no memory")
 
     with pytest.raises(InputError, match="one window of 10x12 pixels does not fit in the memory of cpu"):
-        list(score_images(full, [torch.rand(3, 10, 12)], SlidingWindows(12, 6, 2), GREY, 6))
+        list(score_images(full, [torch.rand(3, 10, 12)], SlidingWindows(12, 6, 2), GREY, Batches(6)))

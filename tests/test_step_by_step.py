@@ -6,6 +6,7 @@ import step_by_step
 import tiny_clip
 import torch
 
+from proxyclip.batches import Batches
 from proxyclip.image_io import resize, scaled_size, to_tensor
 from proxyclip.label_map import label_map
 from proxyclip.label_rule import LabelRule
@@ -245,7 +246,9 @@ def scores():
     def window_scores(crops):
         return torch.rand(len(crops), 6, 5, 9, generator=generator) / 5
 
-    return next(score_images(window_scores, [torch.zeros(3, 61, 83)], SlidingWindows(40, 16, 56), torch.zeros(3), 4))
+    return next(
+        score_images(window_scores, [torch.zeros(3, 61, 83)], SlidingWindows(40, 16, 56), torch.zeros(3), Batches(4))
+    )
 
 
 @pytest.mark.parametrize("elements", [1, 700, 10**9])

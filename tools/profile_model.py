@@ -128,8 +128,11 @@ def random_text(model: Segmentor, classes: int) -> torch.Tensor:
 def flop_of(model: Segmentor, image: torch.Tensor, text: torch.Tensor) -> int:
     # The one kernel for attention that PyTorch's counter leaves out.
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flop}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in this thread, the only one that the counter sees
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-        model.image_scores(image, text)
+        model.image_scores(image, text, batch_windows=1)  # without padded batches
+    torch.set_num_threads(threads)
     return counter.get_total_flops()
 
 

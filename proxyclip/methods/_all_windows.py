@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxyclip.backbones.cpu_kernels import product
 
-BLOCK = 16_000_000  # pairs of patches at a time
+BLOCK = 8_000_000  # pairs of patches at a time: several matrices of 32 MB
 
 
 def blocks(patches: int) -> Iterator[slice]:

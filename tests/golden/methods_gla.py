@@ -42,7 +42,8 @@ def check_attention(case: Case) -> None:
     bare = SimpleNamespace(options=chosen, clip=SimpleNamespace(project=lambda mixed: mixed))
 
     def mixed(values: Tensor) -> Tensor:
-        return torch.cat([*Method.mixed(bare, features, values, windows)]).unflatten(0, (windows, -1))  # (W, hw, ...)
+        parts = [embeddings for _, embeddings in Method.mixed(bare, features, values, windows)]
+        return torch.cat(parts).unflatten(0, (windows, -1))  # (W, hw, ...)
 
     attention = mixed(torch.eye(features.shape[1]))
     anchors, count = proxy_anchors(features.T, features.T, features, chosen.similarity, chosen.steps)

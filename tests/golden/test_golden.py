@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from golden import models
 from golden.cases import SHIPPED, all_cases
 
+from proxyclip.batches import Batches
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.image_io import denormalise, normalise, resize, scaled_size, to_tensor
 from proxyclip.label_map import label_map
 from proxyclip.label_rule import LabelRule
+from proxyclip.methods._proxy_attention import proxy_attend
 from proxyclip.methods.clip import CLIP
-from proxyclip.methods.proxyclip import Options, ProxyCLIP, proxy_attention
+from proxyclip.methods.proxyclip import Options, ProxyCLIP
 from proxyclip.sliding import SlidingWindows, cut, score_images
 from proxyclip.stitching import axis_taps
 from proxyclip.text import default_templates, encode_names, encode_prompts
@@ -42,20 +44,21 @@ def check_proxy_attention(case):
         prefix = f"s{setting['index']}."
         for image in range(t["x"].shape[1]):
             features = t["ex_feats"][image : image + 1]
-            attention = proxy_attention(features, setting["beta"], setting["gamma"])  # (1, N, N)
-            assert attention.isfinite().all()
+            strength = setting["beta"], setting["gamma"]
             patches = t["x"][1:, image : image + 1].transpose(0, 1)  # (1, rows * columns, D)
             values = F.linear(patches, weight, bias).mT.unflatten(2, (rows, columns))  # (1, D, rows, columns)
             values = F.interpolate(values, features.shape[-2:], mode="bilinear").flatten(2).mT  # (1, N, D)
-            out = F.linear(attention @ values, t["attn.out_proj.weight"], t["attn.out_proj.bias"])  # (1, N, D)
+            mixed = proxy_attend(features, values, *strength)  # (1, N, D)
+            out = F.linear(mixed, t["attn.out_proj.weight"], t["attn.out_proj.bias"])  # (1, N, D)
             name = f"{prefix}out_elem{image}"
             expected = t.get(f"{name}_rows_first", t[name]).transpose(0, 1)
             filled = ~expected.isnan().any(-1)  # (1, N): rows that the threshold leaves an entry
             close(out[filled], expected[filled], 1e-5, name)
-            assert torch.equal(attention[~filled], torch.eye(len(filled[0])).expand_as(attention)[~filled])
+            assert torch.equal(mixed[~filled], values[~filled])
         weights = t.get(f"{prefix}attn_weights_elem0")
         if weights is not None:
-            attention = proxy_attention(t["ex_feats"][:1], setting["beta"], setting["gamma"])[0]
+            unit = torch.eye(len(weights))[None]  # values that show the attention itself
+            attention = proxy_attend(t["ex_feats"][:1], unit, setting["beta"], setting["gamma"])[0]
             filled = ~weights.isnan().any(-1)
             close(attention[filled], weights[filled], 1e-5, f"{prefix}attn_weights_elem0")
 
@@ -135,7 +138,7 @@ def check_segment(case):
     def scores(crops):
         return model.window_scores(crops, t["query_features"])
 
-    found = next(score_images(scores, [image], windows, colour, batch_windows=2))
+    found = next(score_images(scores, [image], windows, colour, Batches(2)))
     (view,) = found.views
     if "stitched_logits" in t:
         close(stitched(view, view.size)[None], t[f"{fixed}stitched_logits"], 5e-6, "stitched_logits")
