@@ -120,7 +120,7 @@ def table(curve) -> str:
 def command(options, labelled: Labelled, best, with_scale: bool) -> str:
     """The command line that segments images with this threshold."""
     parts = ["python", "segment.py", str(options.images or "IMAGES"), "--classes", labelled.classes]
-    for name in (*PAIRS, "method", "checkpoint", "train_config", "refine"):
+    for name in (*PAIRS, "method", "checkpoint", "train_config", "refine", "backend"):
         if (value := getattr(options, name)) is not None:
             parts += [f"--{name.replace('_', '-')}", str(value)]
     settings = [*options.settings, *([f"logit_scale={best.scale:g}"] if with_scale else [])]

@@ -17,6 +17,7 @@ MODELS = {
     "vfm_features": str,
     "vfm_layer": int | None,
     "refine": str,
+    "backend": str,
 }
 
 

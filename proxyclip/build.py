@@ -13,6 +13,7 @@ from proxyclip.backbones.precision import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
 from proxyclip.methods import find_method
 from proxyclip.methods._training_free import Options, check_crop
+from proxyclip.openvino_towers import OpenVINOTowers, check_backend
 from proxyclip.options import check_type, make_options
 from proxyclip.presets import find_preset, preset_names, recorded_name
 from proxyclip.refine import Choice, read_refinement
@@ -38,6 +39,7 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     refine: Choice | None = None
+    backend: str = "torch"
 
     def build(self) -> Segmentor:
         vfm = None
@@ -51,6 +53,9 @@ class Plan:
             half.name = recorded_name(half.name)
         model = self.method.Method(clip, vfm, self.options, self.known_words)
         model.refinement = self.refine and self.refine.build()
+        if self.backend == "openvino":
+            side = self.options.crop + sum(model.windows.padding(self.options.crop))
+            model.openvino = OpenVINOTowers(clip, vfm, side, model.batches(None).size, self.dtype)
         return model.set_precision(self.dtype).to(self.device).eval()
 
 
@@ -64,7 +69,9 @@ def load(preset: str | None = None, **choices) -> Segmentor:
     instead of downloading. vfm_features: "tokens", or for DINO "q", "k" or "v". vfm_layer: the block of the VFM to take
     features from, counted from 1. device: "cpu", "cuda", "mps" or "auto". precision: "fp32", "bf16", "fp16" or "auto",
     which is fp32 on a CPU and bf16 or fp16 on an accelerator. refine: a refinement of the score maps, "pamr",
-    "masks:FOLDER" or "sam:CHECKPOINT", with options as in "pamr:steps=5"; see `proxyclip.refine`.
+    "masks:FOLDER" or "sam:CHECKPOINT", with options as in "pamr:steps=5"; see `proxyclip.refine`. backend: "openvino"
+    compiles the image towers for a CPU when the model is loaded; for methods that use nothing but CLIP's values and the
+    VFM's features. It needs `pip install 'proxyclip[openvino]'`.
 
     All other arguments are fields of the method's `Options`: short_side, crop, stride, multiple (pixels), logit_scale,
     templates, and those of the method, such as beta and gamma for ProxyCLIP. The defaults are the paper's values. The
@@ -88,6 +95,7 @@ def plan(
     device: str = "auto",
     precision: str = "auto",
     refine: str | None = None,
+    backend: str = "torch",
     **options,
 ) -> Plan:
     """The model that `load` would build, with the same errors, but without loading weights."""
@@ -121,7 +129,10 @@ def plan(
     depth, patch_size = build_clip.image_encoder(clip)
     check_crop(options.crop, patch_size)
     found.Method.check(options, depth, patch_size)
+    check_backend(backend, method, options.crop, place, dtype)
     if found.NEEDS_VFM:
         vfms.find(vfm.partition(":")[0])
     files = (str(file) if file is not None else None for file in (checkpoint_clip, checkpoint_vfm))
-    return Plan(found, options, clip, vfm, *files, vfm_features, vfm_layer, known_words, place, dtype, refinement)
+    return Plan(
+        found, options, clip, vfm, *files, vfm_features, vfm_layer, known_words, place, dtype, refinement, backend
+    )

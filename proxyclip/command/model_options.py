@@ -72,13 +72,14 @@ def add_model_options(parser: argparse.ArgumentParser, heads: bool) -> None:
     add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
     add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     add("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
+    add("--backend", help="of the image towers: torch (default), or openvino, for a CPU")
 
 
 def chosen_model(options: argparse.Namespace, trained: Callable | None) -> ModelChoice:
     """The model that the options name; InputError for options that contradict each other."""
     given = {name: getattr(options, name) for name in ("method", *PAIRS) if getattr(options, name) is not None}
     placed = {"device": options.device, "precision": options.precision}
-    placed |= {"refine": options.refine} if options.refine else {}
+    placed |= {name: value for name in ("refine", "backend") if (value := getattr(options, name))}
     settings, checkpoint = tuple(options.settings), getattr(options, "checkpoint", None)
     if checkpoint is None:
         if getattr(options, "train_config", None) is not None:

@@ -10,6 +10,7 @@ from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.label_rule import LabelRule
+from proxyclip.openvino_towers import OpenVINOTowers
 from proxyclip.segmentor import Segmentor
 from proxyclip.sliding import SlidingWindows
 from proxyclip.text import check_templates, default_templates, encode_names
@@ -55,7 +56,11 @@ class TrainingFree(Segmentor):
     """A CLIP, and a vision foundation model if needed, whose patch embeddings are compared with text embeddings.
 
     A method defines `method`, `embed`, and `check` if it has further demands. vfm is None for methods that need none.
+    only_values: whether `clip_values` and `vfm_features` are all that it asks of the image towers, so that another
+    backend can compute them: see `proxyclip.openvino_towers`.
     """
+
+    only_values = False
 
     @classmethod
     def check(cls, options: Options, depth: int, patch_size: int) -> None:
@@ -81,10 +86,24 @@ class TrainingFree(Segmentor):
         )
         self.clip, self.vfm, self.options = clip, vfm, options
         self.templates = options.templates or default_templates()
+        self.openvino: OpenVINOTowers | None = None
 
     def embed(self, crops: Tensor) -> Tensor:
         """CLIP embeddings of all patches, (B, 3, c, c) RGB in [0, 1] -> (B, E, h, w), not normalised."""
         raise NotImplementedError
+
+    def clip_values(self, crops: Tensor) -> Tensor:
+        """(B, 3, c, c) -> (B, D, c/p, c/p): see `DenseCLIP.values`."""
+        return self.clip.values(crops) if self.openvino is None else self.openvino.values(crops)
+
+    def vfm_features(self, crops: Tensor) -> Tensor:
+        """(B, 3, c, c) -> (B, C, h, w)."""
+        return self.vfm(crops) if self.openvino is None else self.openvino.features(crops)
+
+    def compile_scores(self, backend: str = "inductor") -> None:
+        if self.openvino is not None:
+            raise InputError("torch.compile and backend openvino exclude each other: choose one of them")
+        super().compile_scores(backend)
 
     def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
         """Unit vectors (Q, E), float32, on the model's device."""
@@ -112,6 +131,7 @@ class TrainingFree(Segmentor):
             "templates": len(self.templates),
             "precision": str(self.clip.dtype).removeprefix("torch."),
             "tf32": False,  # whatever the caller has set: see exact_float32
+            **({"backend": self.openvino.settings()} if self.openvino is not None else {}),
             **self.refinement_settings(),
         }
 

@@ -19,7 +19,7 @@ from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 from proxyclip.methods._all_windows import attention, blocks, proxy_anchors, times
-from proxyclip.sliding import cut, halving, side_by_side
+from proxyclip.sliding import cut, side_by_side
 from proxyclip.stitching import WindowScores
 
 NEEDS_VFM = True
@@ -59,12 +59,15 @@ class Options(_training_free.Options):
 class GLACLIP(_training_free.TrainingFree):
     """Patches attend to all patches, of any window, that look like their proxy anchor to the VFM."""
 
-    method = "GLA-CLIP"
+    method, only_values = "GLA-CLIP", True
 
     @classmethod
     def check(cls, options: Options, depth: int, patch_size: int) -> None:
         if not options.crop:
             raise InputError("GLA-CLIP lets windows attend to each other: choose a crop instead of 0, the whole image")
+
+    def compile_scores(self, backend: str = "inductor") -> None:
+        raise InputError("GLA-CLIP cannot be compiled: it scores all windows of an image together, however many")
 
     def image_scores(self, image: Tensor, text: Tensor, batch_windows: int | None = None) -> WindowScores:
         """(3, H, W) RGB in [0, 1] -> the scores of all windows, each of which depends on all the others."""
@@ -75,23 +78,29 @@ class GLACLIP(_training_free.TrainingFree):
 
     def embed(self, crops: Tensor, batch_windows: int | None = None) -> Tensor:
         """The windows of one image, (W, 3, c, c) -> (W, E, h, w). batch_windows: as many are encoded at a time."""
-        count, found = self.batch_size(batch_windows), []
-        for start in range(0, len(crops), count):
-            found += halving(self.encode, crops[start : start + count])
-        grid = found[0][0].shape[-2:]
-        features, values = (torch.cat([part.flatten(1) for part in parts], 1) for parts in zip(*found, strict=True))
-        del found  # as large as the two together
-        mixed = torch.cat([*self.mixed(features, values, len(crops))])  # (n, E)
+        batches, held = self.batches(batch_windows), None
+        step = batches.size
+        for first in range(0, len(crops), step):
+            part = slice(first, first + step)
+            found = [torch.stack(parts, 1) for parts in zip(*batches.run(self.encode, crops[part]), strict=True)]
+            held = held or [one.new_empty(one.shape[0], len(crops), *one.shape[2:]) for one in found]
+            for whole, one in zip(held, found, strict=True):
+                whole[:, part] = one  # (C or D, step, h, w)
+        grid = held[0].shape[-2:]
+        features, values = (whole.flatten(1) for whole in held)  # (C, n), (D, n)
+        mixed = features.new_empty(features.shape[1], self.clip.visual.proj.shape[1])  # (n, E)
+        for part, embeddings in self.mixed(features, values, len(crops)):
+            mixed[part] = embeddings
         return mixed.unflatten(0, (len(crops), *grid)).permute(0, 3, 1, 2)  # (W, E, h, w)
 
     def encode(self, crops: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(B, 3, c, c) -> of each window the unit features (C, h, w), float32, and CLIP's values (D, h, w)."""
-        features = F.normalize(self.vfm(crops).float(), dim=1)  # (B, C, h, w)
-        values = F.interpolate(self.clip.values(crops), features.shape[-2:], mode="bilinear")  # (B, D, h, w)
+        features = F.normalize(self.vfm_features(crops).float(), dim=1)  # (B, C, h, w)
+        values = F.interpolate(self.clip_values(crops), features.shape[-2:], mode="bilinear")  # (B, D, h, w)
         return [*zip(features, values, strict=True)]
 
-    def mixed(self, features: Tensor, values: Tensor, windows: int) -> Iterator[Tensor]:
-        """Unit features (C, n) and values (D, n) of all patches -> their embeddings (r, E), a block at a time."""
+    def mixed(self, features: Tensor, values: Tensor, windows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Unit features (C, n) and values (D, n) of all patches -> embeddings (r, E) of some of them at a time."""
         options, patches = self.options, features.T.contiguous()  # (n, C)
         beta = 1 + options.beta_growth * math.log(1 + windows) if options.fixed_beta is None else options.fixed_beta
 
@@ -107,7 +116,7 @@ class GLACLIP(_training_free.TrainingFree):
             mean = similarity.mean(1, keepdim=True) if options.row_mean else overall
             gamma = 1 + options.gamma_growth / count if options.fixed_gamma is None else options.fixed_gamma
             weights = attention(similarity, mean, beta, gamma).to(values.dtype)  # (r, n)
-            yield self.clip.project(times(weights, values)[None])[0]  # (r, E)
+            yield part, self.clip.project(times(weights, values)[None])[0]  # (r, E)
 
 
 Method = GLACLIP

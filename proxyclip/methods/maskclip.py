@@ -15,11 +15,11 @@ NEEDS_VFM = False
 class MaskCLIP(TrainingFree):
     """Each patch is classified by its own value."""
 
-    method = "MaskCLIP"
+    method, only_values = "MaskCLIP", True
 
     def embed(self, crops: Tensor) -> Tensor:
         """(B, 3, c, c) -> (B, E, c/p, c/p)."""
-        values = self.clip.values(crops)  # (B, D, c/p, c/p)
+        values = self.clip_values(crops)  # (B, D, c/p, c/p)
         return self.clip.project(values.flatten(2).mT).mT.unflatten(2, values.shape[-2:])  # (B, E, c/p, c/p)
 
 

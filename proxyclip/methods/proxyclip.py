@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.cpu_kernels import product
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
+from proxyclip.methods._proxy_attention import proxy_attend
 
 NEEDS_VFM = True
 
@@ -36,34 +36,16 @@ class Options(_training_free.Options):
 class ProxyCLIP(_training_free.TrainingFree):
     """The VFM's features determine which patches belong together, CLIP's values what they show."""
 
-    method = "ProxyCLIP"
+    method, only_values = "ProxyCLIP", True
 
     def embed(self, crops: Tensor) -> Tensor:
         """(B, 3, c, c) -> (B, E, h, w)."""
-        clip_values = self.clip.values(crops)  # (B, D, c/p, c/p)
-        vfm_features = self.vfm(crops)  # (B, C, h, w)
-        attention = proxy_attention(vfm_features, self.options.beta, self.options.gamma)  # (B, N, N)
+        clip_values = self.clip_values(crops)  # (B, D, c/p, c/p)
+        vfm_features = self.vfm_features(crops)  # (B, C, h, w)
         clip_values = F.interpolate(clip_values, vfm_features.shape[-2:], mode="bilinear")  # (B, D, h, w)
-        # One attention serves all heads, so the mixing is a single matrix product.
-        mixed = product(attention.to(clip_values.dtype), clip_values.flatten(2))  # (B, N, D)
+        beta, gamma = self.options.beta, self.options.gamma
+        mixed = proxy_attend(vfm_features, clip_values.flatten(2).mT, beta, gamma)  # (B, N, D): the same for all heads
         return self.clip.project(mixed).mT.unflatten(2, vfm_features.shape[-2:])  # (B, E, h, w)
-
-
-def proxy_attention(features: Tensor, beta: float, gamma: float) -> Tensor:
-    """Attention between patches (equations 4-6): rows are queries, and each row sums to one.
-
-    features: (B, C, h, w), any dtype. Returns (B, N, N) in float32, patches in row order. Entries whose cosine
-    similarity is below `beta` times the mean similarity in their window are dropped. That is a hard threshold, so it is
-    computed in float32 whatever the precision of the features.
-    """
-    patches = F.normalize(features.float().flatten(2).mT, dim=2)  # (B, N, C)
-    similarity = product(patches, patches)  # (B, N, N)
-    logits = (similarity - beta * similarity.mean((1, 2), keepdim=True)).mul_(gamma)
-    attention = logits.masked_fill(logits < 0, float("-inf"))
-    # In a window of almost one colour beta * mean exceeds even a patch's similarity with itself, and a patch without
-    # features resembles nothing: there the row would be empty and its softmax NaN. A patch always attends to itself.
-    attention.diagonal(dim1=1, dim2=2).copy_(logits.diagonal(dim1=1, dim2=2))
-    return attention.softmax(-1)
 
 
 Method = ProxyCLIP
