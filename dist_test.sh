@@ -47,11 +47,6 @@ address=${MASTER_ADDR:-127.0.0.1}
 # Report errors in the input once, not once per process.
 "$python" "$here/$program" --config "$config" "$@" --check
 
-# torchrun would limit each process to one thread; divide the cores between them instead.
-cores=$("$python" -c "import os; print(os.cpu_count() or 1)")
-threads=$((cores / processes))
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m proxyclip.evaluation.launch \
     --nnodes="$((10#$nodes))" --node_rank="$((10#$node))" --nproc_per_node="$processes" \
     --master_addr="$address" --master_port="$((10#$port))" \

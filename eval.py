@@ -58,6 +58,7 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--report", type=Path, metavar="DIR", help="write an HTML report with charts to DIR/RUN")
     add("--json", type=Path, metavar="FILE", help="also write this run's line of results.jsonl to FILE")
     add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
+    add("--compile", action="store_true", help="compile the model with torch.compile first")
     add_device_options(parser)
     return with_model(parser.parse_args(arguments), model="vitb16-dino", method="proxyclip")
 
@@ -129,6 +130,8 @@ def plan_of(options, overrides: Overrides, standard: bool = False):
 
 def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabulary, ranks) -> Run:
     model = planned.build()
+    if options.compile:
+        model.compile_scores()
     protocol = protocol_of(options.config, overrides.config, model, samples, options.limit, overrides.published)
     standard = plan_of(options, overrides, standard=True)
     refinement = model.refinement

@@ -13,7 +13,6 @@ train.jsonl, curves.png, and files for TensorBoard if it is installed.
 """
 
 import argparse
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from configs.training import TrainConfig
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, main_guard
 from proxyclip.files import writable_folder
+from proxyclip.threads import cores_each
 
 FILES = ("state.pt", "last.safetensors", "best.safetensors", "train.jsonl")
 
@@ -70,7 +70,7 @@ def main(arguments=None) -> None:
 
     # One process per GPU: gradients travel through NCCL, everything else through gloo on the CPU.
     backend = "cpu:gloo,cuda:nccl" if planned.device.type == "cuda" and options.device in ("auto", "cuda") else "gloo"
-    with joined(backend) as ranks, ExitStack() as held:
+    with joined(backend, "continue from the last save with --resume") as ranks, ExitStack() as held:
         if ranks.first:
             held.enter_context(run_lock(options.workdir / ".lock", "a training run", options.workdir))
             check_workdir(options)
@@ -190,8 +190,9 @@ def taken(parts: type, config: TrainConfig, **others):
 
 def workers_of(options, device, ranks) -> int:
     """Data-loading processes of this rank."""
-    cores = max(1, (os.cpu_count() or 1) // ranks.per_machine)
-    return options.workers if options.workers is not None else 1 if device.type == "cpu" else min(8, cores)
+    if options.workers is not None:
+        return options.workers
+    return 1 if device.type == "cpu" else min(8, cores_each(ranks.per_machine))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A model on a benchmark: its evaluation, and everything that is printed and written about it."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
 from proxyclip.files import write_json
 from proxyclip.reports.run_log import append_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
+from proxyclip.threads import cores_each
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -37,10 +37,12 @@ class Run:
         self.log = self.options.workdir / "results.jsonl"
         self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
 
-    def predict(self, image, size, name):
-        """(3, h, w) RGB in [0, 1], (H, W) and the image's name -> labels (H, W), integers."""
-        given = (self.vocabulary, self.config.threshold or 0.0, self.options.batch_windows, name)
-        return self.model.predict(image, size, *given).labels.cpu().numpy()
+    @property
+    def predict(self) -> "proxyclip.evaluation.model_run.ModelRun":  # noqa: F821
+        """From a stream of images to their labels, for `evaluate`."""
+        from proxyclip.evaluation.model_run import ModelRun
+
+        return ModelRun(self.model, self.vocabulary, self.config.threshold or 0.0, self.options.batch_windows)
 
 
 def print_finished(run: Run, line: dict) -> None:
@@ -60,10 +62,11 @@ def evaluate(run: Run):
     predictions = options.workdir / "predictions" / run.folder if options.save_predictions else None
     panels = options.show_dir / run.folder if options.show_dir else None
     writer = PredictionWriter(data.classes, data.colours, predictions, panels) if predictions or panels else None
-    cores = max(1, (os.cpu_count() or 1) // run.ranks.per_machine)
+    cores = cores_each(run.ranks.per_machine)
     workers = options.workers if options.workers is not None else 1 if run.model.device.type == "cpu" else min(8, cores)
+    predict = run.predict
     return evaluate(
-        run.predict,
+        predict,
         run.samples,
         len(data.classes),
         run.model.resize,
@@ -73,6 +76,7 @@ def evaluate(run: Run):
         options.limit,
         run.ranks,
         data.name,
+        predict.stage,
     )
 
 
@@ -101,5 +105,7 @@ def record(run: Run, counts, started: str) -> None:
         from proxyclip.reports.html_report import write_report
 
         folder = run.options.report / run.folder
-        page = write_report(folder, line, counts, run.samples, data.colours, run.predict, run.model.resize, PUBLISHED)
+        predict = run.predict
+        again = data.colours, predict, run.model.resize, PUBLISHED, predict.stage
+        page = write_report(folder, line, counts, run.samples, *again)
         print(f"report: {page}")

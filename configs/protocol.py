@@ -29,6 +29,7 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None, pub
         "config": find_config(config_name).stem,
         **config.protocol(),
         **settings,
+        **({"compiled": True} if model.compiled else {}),
         "templates_hash": digest(getattr(model, "templates", ())),
         "weights": fingerprint(model.state_dict()),
         "images_hash": digest(item.stem for item in samples.items),
@@ -74,6 +75,8 @@ def changes(
             found[name] = value
     if used.dtype != standard.dtype:
         found["precision"] = str(used.dtype).removeprefix("torch.")
+    if (backend := getattr(used, "backend", "torch")) != "torch":  # a head has none
+        found["backend"] = backend
     if refinement != expected_refinement:
         found["refine"] = refinement
     if limit is not None:

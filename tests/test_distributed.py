@@ -8,7 +8,7 @@ import torch
 from fake_benchmark import CLASSES, Samples, predict, resized
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.counting import Settings
+from proxyclip.evaluation.counting import Settings, one_by_one
 from proxyclip.evaluation.distributed import Ranks, joined, own_device
 from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.evaluation.partial_counts import Progress
@@ -23,7 +23,9 @@ def test_shares_are_disjoint_and_complete(count):
 
 def counted(ranks, folder):
     torch.set_num_threads(1)
-    total = evaluate(predict, Samples(17, broken=[5]), CLASSES, resized, Settings(0, skip_bad=True), ranks=ranks)
+    total = evaluate(
+        one_by_one(predict), Samples(17, broken=[5]), CLASSES, resized, Settings(0, skip_bad=True), ranks=ranks
+    )
     assert (total is None) == (not ranks.first)
     if ranks.first:
         assert set(total.skipped) == {"folder/image005"} and len(total.images) == 16
@@ -102,7 +104,7 @@ def on_different_gpus(ranks, folder):
     stopped = len(list(folder.glob("progress/*/*.npz"))) == 0
     samples = Samples(12, broken=[10, 11] if stopped else ())
     try:
-        total = evaluate(predict, samples, CLASSES, resized, settings, progress, "resume", ranks=ranks)
+        total = evaluate(one_by_one(predict), samples, CLASSES, resized, settings, progress, "resume", ranks=ranks)
     except InputError:
         assert stopped
         return
@@ -116,15 +118,3 @@ def test_rank_0_alone_decides_which_progress_belongs_to_the_run(tmp_path):
     assert len(list(tmp_path.glob("progress/*/0000-*.npz"))) == 2
     ranks_helper.finish(ranks_helper.start(2, on_different_gpus, tmp_path))
     assert len(list(tmp_path.glob("progress/*/0001-*.npz"))) == 2
-
-
-def ending_early(ranks):
-    if ranks.rank == 1:
-        return
-    with pytest.raises(InputError, match="another process of this run ended .*; no counts are lost: rerun with --res"):
-        ranks.gather("waits for rank 1")
-
-
-def test_a_rank_that_ends_is_one_sentence_to_the_others(monkeypatch):
-    monkeypatch.setattr("proxyclip.evaluation.distributed.TIME_TO_TELL", 0.0)
-    ranks_helper.finish(ranks_helper.start(2, ending_early))

@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import os
 import random
-import re
 import signal
 import threading
 import time
@@ -18,9 +17,9 @@ import torch
 from fake_benchmark import CLASSES, Samples, predict, resized
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.counting import Settings
+from proxyclip.evaluation.counting import Settings, one_by_one
 from proxyclip.evaluation.evaluate import evaluate
-from proxyclip.evaluation.partial_counts import Counts, Progress
+from proxyclip.evaluation.partial_counts import Progress
 
 IN_PROCESS = Settings(workers=0, save_every=0)
 PROTOCOL = {"config": "fake"}
@@ -28,14 +27,14 @@ PROTOCOL = {"config": "fake"}
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_image_is_counted_once_at_its_labels_size(workers):
-    total = evaluate(predict, Samples(13), CLASSES, resized, Settings(workers=workers))
+    total = evaluate(one_by_one(predict), Samples(13), CLASSES, resized, Settings(workers=workers))
     assert (total.matrix == fake_benchmark.expected(range(13))).all()
     assert list(total.images) == [item.stem for item in Samples(13).items]
     assert total.skipped == {} and total.seconds > 0
 
 
 def test_limit():
-    total = evaluate(predict, Samples(13), CLASSES, resized, IN_PROCESS, limit=4)
+    total = evaluate(one_by_one(predict), Samples(13), CLASSES, resized, IN_PROCESS, limit=4)
     assert (total.matrix == fake_benchmark.expected(range(4))).all()
 
 
@@ -46,7 +45,7 @@ def test_scores_of_single_images_tell_which_are_worst():
         index = next(order)
         return samples[index][2] if index != 1 else (samples[index][2] + 1) % CLASSES
 
-    total = evaluate(all_right_but_the_second, samples, CLASSES, resized, IN_PROCESS)
+    total = evaluate(one_by_one(all_right_but_the_second), samples, CLASSES, resized, IN_PROCESS)
     assert [total.images[item.stem] for item in samples.items] == [(100, 100), (0, 0), (100, 100)]
 
 
@@ -55,11 +54,13 @@ def test_an_unreadable_image_stops_with_its_name(workers):
     with pytest.raises(
         InputError, match=r"^image004.jpg is truncated \(rerun with --resume --skip-bad to skip such images\)$"
     ):
-        evaluate(predict, Samples(9, broken=[4]), CLASSES, resized, Settings(workers=workers))
+        evaluate(one_by_one(predict), Samples(9, broken=[4]), CLASSES, resized, Settings(workers=workers))
 
 
 def test_skip_bad_counts_and_names():
-    total = evaluate(predict, Samples(9, broken=[4, 7]), CLASSES, resized, Settings(workers=1, skip_bad=True))
+    total = evaluate(
+        one_by_one(predict), Samples(9, broken=[4, 7]), CLASSES, resized, Settings(workers=1, skip_bad=True)
+    )
     assert total.skipped == {
         "folder/image004": "image004.jpg is truncated",
         "folder/image007": "image007.jpg is truncated",
@@ -73,7 +74,13 @@ def test_what_was_skipped_is_looked_at_again_without_skip_bad(tmp_path):
 
     def go_on(settings, broken):
         return evaluate(
-            predict, Samples(6, broken), CLASSES, resized, settings, Progress(tmp_path, PROTOCOL), resume="resume"
+            one_by_one(predict),
+            Samples(6, broken),
+            CLASSES,
+            resized,
+            settings,
+            Progress(tmp_path, PROTOCOL),
+            resume="resume",
         )
 
     with pytest.raises(InputError, match="image003"):
@@ -113,7 +120,9 @@ def test_the_next_image_is_predicted_while_one_is_counted():
         written.append(ready.stem)
 
     samples = Samples(9)
-    total = evaluate(predict_and_wait, samples, CLASSES, resized, Settings(workers=0, writer=write_and_wait))
+    total = evaluate(
+        one_by_one(predict_and_wait), samples, CLASSES, resized, Settings(workers=0, writer=write_and_wait)
+    )
     assert (total.matrix == fake_benchmark.expected(range(9))).all()
     assert written == [item.stem for item in samples.items]
 
@@ -132,7 +141,9 @@ def test_an_error_in_counting_ends_the_run_at_once(tmp_path, images):
 
     settings = Settings(workers=0, writer=write_four)
     with pytest.raises(InputError, match="^image004.png cannot be written$"):
-        evaluate(predict_and_note, Samples(images), CLASSES, resized, settings, Progress(tmp_path, PROTOCOL))
+        evaluate(
+            one_by_one(predict_and_note), Samples(images), CLASSES, resized, settings, Progress(tmp_path, PROTOCOL)
+        )
     assert len(predicted) <= 6
     saved = Progress(tmp_path, PROTOCOL).earlier(CLASSES)
     assert len(saved.images) == 4 and (saved.matrix == fake_benchmark.expected(range(4))).all()
@@ -146,7 +157,7 @@ def break_down(image, size, stem):
 def test_after_an_error_nothing_is_left_running(model, broken):
     threads = set(threading.enumerate())
     with pytest.raises((RuntimeError, InputError)) as error:
-        evaluate(model, Samples(1000, broken), CLASSES, resized, Settings(workers=2))
+        evaluate(one_by_one(model), Samples(1000, broken), CLASSES, resized, Settings(workers=2))
     assert multiprocessing.active_children() == []
     assert fake_benchmark.eventually(lambda: set(threading.enumerate()) <= threads)
     assert error  # while it lives its traceback keeps all that evaluate() had
@@ -163,16 +174,24 @@ def test_interrupted_by_the_keyboard_it_saves_whole_images(tmp_path):
 
     settings = Settings(workers=2, save_every=3600)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(predict_or_interrupt, Samples(12), CLASSES, resized, settings, Progress(tmp_path, PROTOCOL))
+        evaluate(
+            one_by_one(predict_or_interrupt), Samples(12), CLASSES, resized, settings, Progress(tmp_path, PROTOCOL)
+        )
     saved = Progress(tmp_path, PROTOCOL).earlier(CLASSES)
     assert len(saved.images) == 7 and (saved.matrix == fake_benchmark.expected(range(7))).all()
 
 
 def test_resume_counts_only_what_is_missing(tmp_path):
     with pytest.raises(RuntimeError, match="broken"):
-        evaluate(stopping_after(7), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL))
+        evaluate(one_by_one(stopping_after(7)), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL))
     total = evaluate(
-        stopping_after(5), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume="resume"
+        one_by_one(stopping_after(5)),
+        Samples(12),
+        CLASSES,
+        resized,
+        IN_PROCESS,
+        Progress(tmp_path, PROTOCOL),
+        resume="resume",
     )
     assert (total.matrix == fake_benchmark.expected(range(12))).all()
     assert len(total.images) == 12
@@ -181,7 +200,9 @@ def test_resume_counts_only_what_is_missing(tmp_path):
 def test_what_a_stopped_run_counted_is_lost_only_to_those_who_say_so(tmp_path):
     def run(resume):
         progress = Progress(tmp_path, PROTOCOL)
-        return evaluate(stopping_after(7), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume=resume)
+        return evaluate(
+            one_by_one(stopping_after(7)), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume=resume
+        )
 
     with pytest.raises(RuntimeError):
         run("refuse")
@@ -194,11 +215,13 @@ def test_what_a_stopped_run_counted_is_lost_only_to_those_who_say_so(tmp_path):
 
 def test_another_protocol_never_goes_on_with_it(tmp_path):
     with pytest.raises(RuntimeError):
-        evaluate(stopping_after(7), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL))
+        evaluate(one_by_one(stopping_after(7)), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL))
     for other in ({"config": "other"}, {"config": "fake", "weights": "abc"}):
         progress = Progress(tmp_path, other)
         with pytest.raises(RuntimeError):  # all 12 are still to be done
-            evaluate(stopping_after(11), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume="resume")
+            evaluate(
+                one_by_one(stopping_after(11)), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume="resume"
+            )
 
 
 def observed_run(ranks, workdir: Path, calls) -> None:
@@ -212,7 +235,7 @@ def observed_run(ranks, workdir: Path, calls) -> None:
 
     progress = Progress(workdir, PROTOCOL)
     total = evaluate(
-        predict_and_say, Samples(300), CLASSES, resized, IN_PROCESS, progress, resume="resume", ranks=ranks
+        one_by_one(predict_and_say), Samples(300), CLASSES, resized, IN_PROCESS, progress, resume="resume", ranks=ranks
     )
     if ranks.first:
         assert len(total.images) == 300
@@ -236,60 +259,12 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(tmp_path):
     assert (np.load(tmp_path / "result.npy") == fake_benchmark.expected(range(300))).all()
 
 
-def saved(folder: Path, session: int, rank: int, indices) -> Path:
-    """A file of progress that holds the counts of those images."""
-    progress = Progress(folder, PROTOCOL)
-    progress.session = session
-    progress.save(
-        Counts(fake_benchmark.expected(indices), {Samples(12).items[i].stem: (1.0, 1.0) for i in indices}), rank
-    )
-    return progress.folder / f"{session:04d}-{rank:04d}.npz"
-
-
 def resumed(folder: Path, images: int):
     """A resumed run of 12 images that may evaluate so many."""
     progress = Progress(folder, PROTOCOL)
-    return evaluate(stopping_after(images), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume="resume")
-
-
-def test_progress_that_overlaps_is_left_out_and_evaluated_again(tmp_path, capsys):
-    """As it is left by two runs at once in one folder."""
-    saved(tmp_path, 0, 0, [0, 1, 2])
-    twice = saved(tmp_path, 0, 1, [2, 3, 4])
-    saved(tmp_path, 1, 0, [5, 6])
-    for _ in range(2):  # what the first one saves is not left out by the second one
-        total = resumed(tmp_path, 7)
-        assert (total.matrix == fake_benchmark.expected(range(12))).all() and len(total.images) == 12
-        note = f"note: progress file {twice}: image folder/image002 is counted twice; its images are evaluated again"
-        assert note in capsys.readouterr().err
-    assert len(resumed(tmp_path, 0).images) == 12
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[content.index(b"NUMPY") + 200] ^= 1  # in the matrix
-    path.write_bytes(content)
-
-
-def other_classes(path):
-    Counts(np.zeros((3, 3), np.int64)).save(path)
-
-
-def no_names(path):
-    np.savez(path, matrix=fake_benchmark.expected([3]), facts=np.array('{"images": [], "skipped": {}}'))
-
-
-@pytest.mark.parametrize("damage", [cut, flip, other_classes, no_names])
-def test_damaged_progress_is_left_out_and_evaluated_again(damage, tmp_path, capsys):
-    saved(tmp_path, 0, 0, [0, 1, 2])
-    damage(bad := saved(tmp_path, 0, 1, [3, 4]))
-    total = resumed(tmp_path, 9)
-    assert (total.matrix == fake_benchmark.expected(range(12))).all()
-    assert re.search(f"note: progress file {bad}: is damaged .*evaluated again", capsys.readouterr().err)
+    return evaluate(
+        one_by_one(stopping_after(images)), Samples(12), CLASSES, resized, IN_PROCESS, progress, resume="resume"
+    )
 
 
 def holding(workdir: Path, there) -> None:
@@ -310,8 +285,10 @@ def test_a_run_excludes_another_one_of_the_same_protocol(tmp_path):
         with pytest.raises(
             InputError, match=f"another process is running the same evaluation in {tmp_path}: wait for it"
         ):
-            evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume)
-    evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, {"config": "other"}))
+            evaluate(
+                one_by_one(predict), Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume
+            )
+    evaluate(one_by_one(predict), Samples(3), CLASSES, resized, IN_PROCESS, Progress(tmp_path, {"config": "other"}))
     Progress(tmp_path, PROTOCOL).clear()  # leaves what is in use, and says nothing
     other.kill()
     other.join()
@@ -332,7 +309,7 @@ def test_a_disk_without_locks(tmp_path, capsys, monkeypatch):
 
 def test_only_known_ways_to_resume():
     with pytest.raises(InputError, match="resume must be one of refuse, resume, restart, not True"):
-        evaluate(predict, Samples(3), CLASSES, resized, IN_PROCESS, resume=True)
+        evaluate(one_by_one(predict), Samples(3), CLASSES, resized, IN_PROCESS, resume=True)
 
 
 def run_on_full_disk(ranks, workdir: Path) -> None:
@@ -346,7 +323,7 @@ def run_on_full_disk(ranks, workdir: Path) -> None:
         return predict(image, size)
 
     with pytest.raises(InputError, match=r"cannot write progress to .*File too large.* rerun with --resume"):
-        evaluate(filling, Samples(12), CLASSES, resized, IN_PROCESS, Progress(workdir, PROTOCOL))
+        evaluate(one_by_one(filling), Samples(12), CLASSES, resized, IN_PROCESS, Progress(workdir, PROTOCOL))
 
 
 def test_disk_full_loses_nothing_that_was_saved(tmp_path):
@@ -355,11 +332,13 @@ def test_disk_full_loses_nothing_that_was_saved(tmp_path):
     count = len(Progress(tmp_path, PROTOCOL).earlier(CLASSES).images)
     assert count in (2, 3)  # the third image is counted while the fourth fills the disk
     rest = stopping_after(12 - count)
-    total = evaluate(rest, Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume="resume")
+    total = evaluate(
+        one_by_one(rest), Samples(12), CLASSES, resized, IN_PROCESS, Progress(tmp_path, PROTOCOL), resume="resume"
+    )
     assert (total.matrix == fake_benchmark.expected(range(12))).all()
 
 
 def test_progress_lines_in_a_log(capsys):
-    evaluate(predict, Samples(5), CLASSES, resized, IN_PROCESS, name="fake")
+    evaluate(one_by_one(predict), Samples(5), CLASSES, resized, IN_PROCESS, name="fake")
     line = capsys.readouterr().err.strip()
     assert line.startswith("fake: 5/5 images, ") and line.endswith("images/s, 00:00 left")

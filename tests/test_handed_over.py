@@ -17,6 +17,7 @@ from configs.overrides import Overrides
 from configs.protocol import changes, protocol_of
 from proxyclip.build import plan
 from proxyclip.evaluation import evaluate as evaluation
+from proxyclip.evaluation.counting import one_by_one
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.evaluation.partial_counts import Counts, Progress
 from proxyclip.evaluation.prediction_writer import PredictionWriter
@@ -42,6 +43,8 @@ class Model(torch.nn.Module):
         self.clip, self.vfm = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
         for number, weight in enumerate(self.parameters()):
             torch.nn.init.constant_(weight, number)
+
+    compiled = False
 
     def settings(self) -> dict:
         return {"method": "Model"}
@@ -102,7 +105,7 @@ def test_the_report_says_which_map_is_the_prediction(monkeypatch):
     samples = SimpleNamespace(items=[SimpleNamespace(stem="a")])
     ready = Ready("a", image, truth, tensor=torch.zeros(3, 8, 12))
     monkeypatch.setattr(html_report, "read_ahead", lambda *_, **__: iter([ready]))
-    html_report.worst_images(counts(), samples, CLASSES, COLOURS, lambda *_: prediction, None)
+    html_report.worst_images(counts(), samples, CLASSES, COLOURS, one_by_one(lambda *_: prediction), None, None)
     ((given_image, given_truth, given_prediction, *_),) = handed
     assert given_image is image and given_truth is truth and given_prediction is prediction
 
@@ -142,19 +145,23 @@ def test_what_of_the_models_was_changed(changed):
 
 def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     """limit, skip_bad, resume and split reach the evaluation, and batch_windows the model."""
-    evaluate, predict = evaluation.evaluate, Segmentor.predict
-    runs, batches = [], []
+    evaluate, predict, decided = evaluation.evaluate, Segmentor.predict_each, Segmentor.decided
+    runs, batches, names = [], [], []
     monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
-    monkeypatch.setattr(Segmentor, "predict", lambda *given: batches.append(given[-2:]) or predict(*given))
+    monkeypatch.setattr(
+        Segmentor, "predict_each", lambda *given, **more: batches.append(given[-1]) or predict(*given, **more)
+    )
+    monkeypatch.setattr(Segmentor, "decided", lambda *given: names.append(given[-2:]) or decided(*given))
     writers = []
     monkeypatch.setattr(benchmark_run, "PredictionWriter", lambda *given: writers.append(given))
     arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"
     eval_script.main([*arguments.split(), "--save-predictions", "--workdir", str(tmp_path), "--set", "split=tune"])
-    ((_, samples, classes, _, chosen, _, resume, limit, _, name),) = runs
+    ((predict_each, samples, classes, _, chosen, _, resume, limit, _, name, stage),) = runs
+    assert stage == predict_each.stage
     assert (classes, chosen.workers, chosen.skip_bad, resume, limit, name) == (24, 0, True, "resume", 1, "scenes")
     config = load_config("scenes")
     assert samples.items == config.data.open(split="tune").items != config.data.open(split=config.split).items
-    assert batches == [(3, samples.items[0].stem)]
+    assert batches == [3] and names == [(samples.items[0].stem, False)]  # no confidence is asked for
     ((*known, predictions, panels),) = writers
     assert known == [config.data.classes, config.data.colours] and panels is None
     assert predictions.parent == tmp_path / "predictions"
@@ -164,7 +171,7 @@ def test_a_resumed_run_does_not_look_at_skipped_images_again(tmp_path):
     settings, samples = evaluation.Settings(0, skip_bad=True), Samples(4, broken=(1,))
     for resume in ("refuse", "resume"):
         found = evaluation.evaluate(
-            predict, samples, 5, settings=settings, progress=Progress(tmp_path, {}), resume=resume
+            one_by_one(predict), samples, 5, settings=settings, progress=Progress(tmp_path, {}), resume=resume
         )
         assert len(found.images) == 3 and list(found.skipped) == ["folder/image001"]
         samples.broken = ()  # image 1 would be counted now, if it was read

@@ -7,6 +7,10 @@ from host_traffic import DEVICE, host_traffic
 from tiny_vfm import FAMILIES, images, tiny
 
 import proxyclip
+from proxyclip.label_map import label_map
+from proxyclip.label_rule import LabelRule
+from proxyclip.sliding import SlidingWindows
+from proxyclip.stitching import View, WindowScores
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -20,6 +24,17 @@ def test_window_scores(method, dtype):
         scores = model.window_scores(crops, text)
     assert found == []
     assert scores.device == DEVICE and scores.dtype == torch.float32 and scores.shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("rule", [LabelRule(), LabelRule(threshold=0.3), LabelRule(activation="none")], ids=str)
+@pytest.mark.parametrize("keep", [(), (0, 2)], ids=str)
+def test_label_maps(rule, keep):
+    scores = WindowScores((View(torch.zeros(84, 300, 84, device=DEVICE), SlidingWindows(336, 112), (448, 448)),))
+    owners, subtract = torch.zeros(300, dtype=torch.uint8, device=DEVICE), torch.zeros(300, device=DEVICE)
+    label_map(scores, (375, 500), rule, owners)  # the first call of a size takes its stitching matrices from the host
+    with host_traffic() as found:
+        labels, confidence, maps = label_map(scores, (375, 500), rule, owners, subtract, keep)
+    assert found == [] and {labels.device, confidence.device, *(kept.device for kept in maps.values())} == {DEVICE}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -38,6 +38,37 @@ def test_a_failure_is_told_once(code, ends_with, more, tmp_path):
     assert done.returncode == ends_with
 
 
+@pytest.mark.parametrize("given", [None, "5"])
+def test_processes_share_the_cores_unless_the_user_says_otherwise(given, monkeypatch):
+    from torch.distributed import run
+
+    from proxyclip.evaluation import launch
+
+    started = []
+    monkeypatch.setattr(run, "main", lambda arguments: started.append(os.environ["OMP_NUM_THREADS"]))
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
+    monkeypatch.setattr("proxyclip.threads.cores", lambda: 13)
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # and restored at the end
+    if not given:
+        del os.environ["OMP_NUM_THREADS"]
+    assert launch.main(["--nproc_per_node=4", "--master_port=1", "script.py"]) == 0
+    assert started == [given or "3"]  # of 13 cores
+
+
+def test_a_machine_that_was_not_started(monkeypatch, capsys):
+    from torch.distributed import DistStoreError, run
+
+    from proxyclip.evaluation import launch
+
+    def wait_in_vain(arguments):
+        raise DistStoreError("Timed out after 901 seconds waiting for clients. 1/2 clients joined.")
+
+    monkeypatch.setattr(run, "main", wait_in_vain)
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
+    assert launch.main(["--nnodes=2", "--nproc_per_node=1", "script.py"]) == 2
+    assert capsys.readouterr().err.startswith("error: not all machines were started in time: Timed out after 901 sec")
+
+
 def test_a_port_that_is_taken(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation import metrics as metric
-from proxyclip.evaluation.counting import Settings
+from proxyclip.evaluation.counting import Settings, one_by_one
 from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.pictures.charts import Bar, bar_chart, stack
 from proxyclip.reports.confusions import largest_confusions
@@ -37,7 +37,7 @@ HOSTILE = (
 @pytest.fixture
 def evaluated():
     samples = Samples(10, broken=[3])
-    tally = evaluate(predict, samples, CLASSES, resized, Settings(workers=0, skip_bad=True))
+    tally = evaluate(one_by_one(predict), samples, CLASSES, resized, Settings(workers=0, skip_bad=True))
     scores = metric.scores(tally.matrix)
     figures = scores.pop("per_class")
     run = {"dataset": "fake", "model": "ProxyCLIP", "clip": "tiny", "vfm": None, "images": 9, "seconds": 1.0, **scores,
@@ -48,7 +48,9 @@ def evaluated():
 
 def test_page_and_pictures(evaluated, tmp_path):
     run, tally, samples = evaluated
-    page = write_report(tmp_path / "report", run, tally, samples, COLOURS, predict, resized, PAPERS).read_text()
+    page = write_report(
+        tmp_path / "report", run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS
+    ).read_text()
     assert f"{run['mIoU']:.2f}" in page and "<b>12.3</b>mIoU, published" in page
     assert "not confirmed" not in page and "Not the benchmark" not in page
     assert "dog &amp; &lt;b&gt;puppy&lt;/b&gt;" in page and "<b>puppy" not in page
@@ -69,7 +71,7 @@ def test_file_names_that_are_not_utf8(evaluated, tmp_path):
     index = [item.stem for item in samples.items].index(worst)
     samples.items[index] = Item("a\udce9")
     counts.images["a\udce9"] = counts.images.pop(worst)
-    page = write_report(tmp_path, run, counts, samples, COLOURS, predict, resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, counts, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
     assert r"<figcaption>a\udce9: mIoU" in page
 
 
@@ -90,7 +92,7 @@ def test_a_perfect_result_has_no_confusions():
 def test_never_predicted_classes_are_listed(evaluated, tmp_path):
     run, tally, samples = evaluated
     run["per_class"]["cow"] |= {"predicted": 0, "IoU": None}
-    page = write_report(tmp_path, run, tally, samples, COLOURS, predict, resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
     assert "Classes never predicted: 1 of the 5 that are labelled</h2>\n<p>cow</p>" in page
 
 
@@ -123,7 +125,7 @@ def test_a_stack_is_as_wide_as_its_widest_picture():
 def test_a_changed_run_says_so_and_has_no_published_score(evaluated, tmp_path):
     run, tally, samples = evaluated
     run["changed"] = {"limit": 9, "beta": 1.6}
-    page = write_report(tmp_path, run, tally, samples, COLOURS, predict, resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
     assert "standard protocol: beta 1.6, first 9 images." in page and "12.3" not in page
     assert "<h1>fake, ProxyCLIP (beta 1.6, first 9 images), tiny</h1>" in page
 
@@ -170,4 +172,4 @@ def test_hostile_names_stay_texts(evaluated, count):
 def test_folder_that_cannot_be_written_to(evaluated, tmp_path):
     (tmp_path / "report").write_text("a file")
     with pytest.raises(InputError, match="a file of that name"):
-        write_report(tmp_path / "report", *evaluated, COLOURS, predict, resized, PAPERS)
+        write_report(tmp_path / "report", *evaluated, COLOURS, one_by_one(predict), resized, PAPERS)

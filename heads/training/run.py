@@ -63,6 +63,7 @@ class Training:
         if self.ranks.world > 1:
             gpus = [self.head.device] if self.head.device.type == "cuda" else None
             parallel = torch.nn.parallel.DistributedDataParallel
+            self.ranks.meet()  # one of them may have waited for a download of weights
             self.model = parallel(self.head, gpus, gradient_as_bucket_view=True)
 
     def done(self) -> float:

@@ -7,6 +7,7 @@ from proxyclip.evaluation.counting import Settings
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.evaluate import evaluate
 from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.evaluation.model_run import ModelRun
 from proxyclip.vocabulary import Vocabulary
 
 Scores = dict[str, float]
@@ -20,14 +21,12 @@ def scores_on(
 
     samples: see `evaluate`; their classes are those of the head. workers, batch_windows: how much runs at a time.
     """
-    vocabulary = Vocabulary.parse(head.classes)
     left_out = [head.classes.index(name) for name in unseen]
-
-    def predict(image, size, _name):
-        return head.predict(image, size, vocabulary, 0.0, batch_windows).labels.cpu().numpy()
+    predict = ModelRun(head, Vocabulary.parse(head.classes), 0.0, batch_windows)
 
     def scores() -> Scores | None:
-        counts = evaluate(predict, samples, len(head.classes), head.resize, Settings(workers), ranks=ranks)
+        given = predict, samples, len(head.classes), head.resize, Settings(workers)
+        counts = evaluate(*given, ranks=ranks, stage=predict.stage)
         if counts is None:
             return None
         confusion = ConfusionMatrix(len(head.classes), counts.matrix)

@@ -3,6 +3,9 @@
 `torchrun` starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process, rank 0 of 1.
 Ranks communicate through gloo on the CPU: only a few matrices are exchanged at the end, gloo adds 64-bit integers
 exactly, and it works where NCCL does not (no accelerator, or two processes on one).
+
+Before they exchange anything the ranks meet, see `peers`: one may wait for the others as long as these are alive, and
+an exchange itself takes seconds. PROXYCLIP_PATIENCE is the number of seconds after which a silent rank is lost.
 """
 
 import os
@@ -19,8 +22,11 @@ import torch
 import torch.distributed as dist
 
 from proxyclip.errors import InputError
+from proxyclip.evaluation.peers import Lost, Peers
+from proxyclip.threads import threads_each
 
-LONGEST_WAIT = timedelta(hours=24)  # a rank that fails is noticed by torchrun; a slow one is waited for
+PATIENCE = 300  # seconds
+LONGEST_EXCHANGE = 600  # seconds: of one exchange, or of the difference between ranks within an iteration of training
 TIME_TO_TELL = 5.0  # seconds: the rank that ended knows the reason, and once it has told it torchrun ends the others
 MOST_RANKS = 100_000
 
@@ -32,6 +38,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     per_machine: int = 1
+    peers: Peers | None = None
 
     @property
     def first(self) -> bool:
@@ -42,13 +49,18 @@ class Ranks:
         """This rank's part of `items`: each item belongs to exactly one rank, and none is repeated as padding."""
         return items[self.rank :: self.world]
 
+    def meet(self) -> None:
+        """Waits for all ranks, however long they take; InputError if one of them is lost."""
+        if self.peers:
+            self.peers.meet()
+
     def from_first(self, value):
         """Rank 0's value, on every rank."""
         if self.world == 1:
             return value
         box = [value]
-        with exchange():
-            dist.broadcast_object_list(box, src=0)
+        self.meet()
+        dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value) -> list:
@@ -56,8 +68,8 @@ class Ranks:
         if self.world == 1:
             return [value]
         values = [None] * self.world
-        with exchange():
-            dist.all_gather_object(values, value)
+        self.meet()
+        dist.all_gather_object(values, value)
         return values
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
@@ -65,29 +77,20 @@ class Ranks:
         if self.world == 1:
             return counts
         total = torch.from_numpy(np.array(counts, np.int64))  # a copy: the reduction happens in place
-        with exchange():
-            dist.all_reduce(total)
+        self.meet()
+        dist.all_reduce(total)
         return total.numpy()
 
 
 @contextmanager
-def exchange() -> Iterator[None]:
-    """Turns the error of a lost connection into a sentence, after a while: see TIME_TO_TELL."""
-    try:
-        yield
-    except RuntimeError as error:  # all that gloo raises
-        time.sleep(TIME_TO_TELL)
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"another process of this run ended ({reason}); no counts are lost: rerun with --resume"
-        ) from None
+def joined(backend: str = "gloo", to_continue: str = "no counts are lost: rerun with --resume") -> Iterator[Ranks]:
+    """The ranks of this run, connected while the block runs. InputError if the environment does not describe any, and
+    where another rank ends, is not heard from any more, or never arrives.
 
+    The ranks of one machine share its cores, unless OMP_NUM_THREADS is set, as torchrun sets it.
 
-@contextmanager
-def joined(backend: str = "gloo") -> Iterator[Ranks]:
-    """The ranks of this run, connected while the block runs. InputError if the environment does not describe any.
-
-    backend: as torch.distributed names it; objects and arrays always need gloo for "cpu".
+    backend: as torch.distributed names it; objects and arrays always need gloo for "cpu". to_continue: what to do after
+    the loss of a rank, for the error message.
     """
     world = from_environment("WORLD_SIZE", 1, 1, MOST_RANKS)
     if world == 1:
@@ -97,19 +100,51 @@ def joined(backend: str = "gloo") -> Iterator[Ranks]:
         if not os.environ.get(name):
             raise InputError(f"WORLD_SIZE is {world} but {name} is not set: start with torchrun or dist_test.sh")
     rank = from_environment("RANK", 0, 0, world - 1)
-    from_environment("MASTER_PORT", 0, 0, 65535)
-    check_host(os.environ["MASTER_ADDR"])
-    per_machine = from_environment("LOCAL_WORLD_SIZE", world, 1, world)
+    patience = from_environment("PROXYCLIP_PATIENCE", PATIENCE, 1, 10**6)
+    per_machine = from_environment("LOCAL_WORLD_SIZE", world, 1, world) if "LOCAL_WORLD_SIZE" in os.environ else None
     if "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    group, store = connected(rank, patience), connected(None, patience)
+    peers = Peers(store, rank, world, patience, to_continue)
     try:
-        dist.init_process_group(backend, timeout=LONGEST_WAIT, rank=rank, world_size=world)
+        peers.arrive()
+        per_machine = per_machine or peers.on_this_machine()
+        torch.set_num_threads(threads_each(per_machine))
+        longest = timedelta(seconds=max(patience, LONGEST_EXCHANGE))
+        dist.init_process_group(backend, timeout=longest, store=group, rank=rank, world_size=world)
+        try:
+            yield Ranks(rank, world, per_machine, peers)
+        finally:
+            dist.destroy_process_group()
+    except BaseException as error:
+        if is_of_connection(error):
+            error = peers.explain(error)
+        peers.leave(error)
+        if isinstance(error, Lost):
+            time.sleep(TIME_TO_TELL)
+            raise error from None
+        raise
+    peers.leave(None)
+
+
+def connected(rank: int | None, patience: float) -> dist.Store:
+    """A client of the store through which ranks find each other; rank 0 serves it, unless torchrun does."""
+    host, port = os.environ["MASTER_ADDR"], from_environment("MASTER_PORT", 0, 0, 65535)
+    check_host(host)
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store = dist.TCPStore(
+            *(host, port, None, serves, timedelta(seconds=patience)), wait_for_workers=False, multi_tenant=True
+        )
     except (RuntimeError, ValueError) as error:  # DistNetworkError and DistStoreError are RuntimeErrors
         raise InputError(f"the processes cannot connect: {str(error).splitlines()[0]}") from None
-    try:
-        yield Ranks(rank, world, per_machine)
-    finally:
-        dist.destroy_process_group()
+    return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether gloo or the store lost a connection: gloo has no class of errors of its own."""
+    lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+    return lost or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def check_host(name: str) -> None:

@@ -1,8 +1,8 @@
 """The evaluation loop: every image is segmented, compared with its label and counted.
 
-It depends on neither models nor datasets: `predict` is any function from an image to labels, `samples` any sequence of
-images with labels. Images never share a batch, so the labels of an image depend on that image alone, and the result is
-the same for any number of processes and interruptions.
+It depends on neither models nor datasets: `predict` is any function from a stream of images to their labels, `samples`
+any sequence of images with labels. If the labels of an image depend on that image alone, as those of every `Segmentor`,
+the result is the same for any number of processes and interruptions.
 """
 
 from contextlib import closing, nullcontext
@@ -11,17 +11,17 @@ from typing import Literal, get_args
 import numpy as np
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.counting import Counting, Predict, Settings
+from proxyclip.evaluation.counting import Counting, PredictEach, Settings
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.partial_counts import Counts, Progress
-from proxyclip.evaluation.prefetch import Resize, read_ahead
+from proxyclip.evaluation.prefetch import Resize, Stage, read_ahead
 from proxyclip.progress_bar import progress_bar
 
 Resume = Literal["refuse", "resume", "restart"]
 
 
 def evaluate(
-    predict: Predict,
+    predict: PredictEach,
     samples,
     classes: int,
     resize: Resize | None = None,
@@ -31,13 +31,14 @@ def evaluate(
     limit: int | None = None,
     ranks: Ranks | None = None,
     name: str = "evaluation",
+    stage: Stage | None = None,
 ) -> Counts | None:
     """The counts of all images of `samples`, on rank 0; None on the others.
 
-    predict: (3, h, w) RGB in [0, 1], (H, W) and the stem -> labels (H, W). samples, resize: see `read_ahead`. classes:
-    K. progress: where to save the counts; rank 0's decides. resume: what to do with counts that are there already:
-    refuse to start, leave out the images that they hold, or start anew without them. limit: only the first so many
-    images. name: of the progress bar.
+    predict: a stream of `Ready` -> each with its labels (H, W), in order; `one_by_one` makes it from a function of one
+    image. samples, resize, stage: see `read_ahead`. classes: K. progress: where to save the counts; rank 0's decides.
+    resume: what to do with counts that are there already: refuse to start, leave out the images that they hold, or
+    start anew without them. limit: only the first so many images. name: of the progress bar.
     Raises InputError for an image or label that cannot be used, unless settings.skip_bad, and where another process is
     evaluating with the same progress.
     """
@@ -55,7 +56,7 @@ def evaluate(
         todo = [index for index, stem in enumerate(stems) if stem not in done]
 
         counting = Counting(classes, settings, progress, ranks.rank)
-        with closing(read_ahead(samples, ranks.share(todo), resize, settings.workers)) as stream:
+        with closing(read_ahead(samples, ranks.share(todo), resize, settings.workers, stage)) as stream:
             own = counting.run(predict, stream_with_bar(stream, len(stems), len(stems) - len(todo), ranks, name))
         total = Counts(ranks.sum(own.matrix))
         for images, skipped, seconds in ranks.gather((own.images, own.skipped, own.seconds)):

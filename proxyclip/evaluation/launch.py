@@ -2,12 +2,15 @@
 
     python -m proxyclip.evaluation.launch [options of torchrun] SCRIPT [its options]
 
-torchrun itself reports every failure with its own traceback and exit code 1.
+torchrun itself reports every failure with its own traceback and exit code 1, and limits each process to one CPU thread;
+here the processes share the cores, unless OMP_NUM_THREADS is set.
 """
 
 import logging
 import os
 import sys
+
+from proxyclip.threads import cores_each
 
 BAD_INPUT, INTERRUPTED = 2, 130  # what `main_guard` exits with
 
@@ -16,11 +19,14 @@ def main(arguments: list[str]) -> int:
     """The exit code: 0, 2 if a process refused its input, 130 after Ctrl-C, else 1."""
     # Without a network torch would warn, in every process, that it cannot look up this machine's name.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from torch.distributed import DistNetworkError, run
+    from torch.distributed import DistNetworkError, DistStoreError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # in this process only; torchrun's notes on what it stops
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun would set it to 1
+        processes = run.determine_local_world_size(run.parse_args(arguments).nproc_per_node)
+        os.environ["OMP_NUM_THREADS"] = str(cores_each(processes))
     try:
         run.main(arguments)
     except ChildFailedError as error:
@@ -35,6 +41,9 @@ def main(arguments: list[str]) -> int:
         print(
             f"error: the processes cannot connect: {error}; try another port, for instance PORT=29501", file=sys.stderr
         )
+        return BAD_INPUT
+    except DistStoreError as error:
+        print(f"error: not all machines were started in time: {error}", file=sys.stderr)
         return BAD_INPUT
     except (SignalException, KeyboardInterrupt):
         return INTERRUPTED

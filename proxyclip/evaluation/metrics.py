@@ -46,11 +46,16 @@ def confusion(prediction, label, classes: int, void: int = -1) -> np.ndarray:
         counted &= label >= 0
     label = label[counted].astype(np.int64)  # (N,), N pixels that count
     prediction = prediction[counted].astype(np.int64)  # (N,)
-    for name, values in (("label", label), ("prediction", prediction)):
-        if values.size and not 0 <= values.min() <= values.max() < classes:
-            wrong = values[(values < 0) | (values >= classes)][0]
-            raise ValueError(f"{name} value {wrong} is none of the {classes} classes (0 to {classes - 1})")
+    check_values("label", label, classes)
+    check_values("prediction", prediction, classes)
     return np.bincount(label * classes + prediction, minlength=classes**2).reshape(classes, classes)  # (K, K)
+
+
+def check_values(name: str, values: np.ndarray, classes: int) -> None:
+    """ValueError for a value that is none of the classes."""
+    if values.size and not 0 <= values.min() <= values.max() < classes:
+        wrong = values[(values < 0) | (values >= classes)][0]
+        raise ValueError(f"{name} value {wrong} is none of the {classes} classes (0 to {classes - 1})")
 
 
 def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """The counts of an unfinished evaluation, saved so that it can be interrupted at any moment and resumed exactly.
 
-Every process writes its matrix and the names of the images counted in it to its own file, replaced atomically, so the
+Every process writes its matrix and the names of the images counted in it to its own files, see `progress_file`; the
 names always say exactly which images the matrix contains. A resumed run never changes the files of earlier sessions; it
 skips their images and writes the files of a new session. All files of a run therefore hold disjoint images, and their
 sum is the result, whatever the number of processes in each session.
@@ -12,15 +12,14 @@ import json
 import re
 import shutil
 import sys
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from proxyclip.errors import InputError
+from proxyclip.evaluation.progress_file import ProgressFile, read_progress
 from proxyclip.evaluation.run_lock import Busy, run_lock
-from proxyclip.files import write_whole
 
 
 @dataclass
@@ -40,54 +39,36 @@ class Counts:
     def empty(cls, classes: int) -> "Counts":
         return cls(np.zeros((classes, classes), np.int64))
 
-    def __add__(self, other: "Counts") -> "Counts":
-        """Of the images of both, which must be different ones; an image that one of them skipped may be in the other.
+    def __iadd__(self, other: "Counts") -> "Counts":
+        """Adds the images of another, which must be different ones; an image that one of them skipped may be in the
+        other. Takes time proportional to the other, so that many can be added up.
 
-        Raises ValueError for an image that is in both.
+        Raises ValueError for an image that is in both, and adds nothing.
         """
         if twice := self.images.keys() & other.images.keys():
             raise ValueError(f"image {min(twice)} is counted twice")
-        return Counts(
-            self.matrix + other.matrix,
-            images := self.images | other.images,
-            {stem: why for stem, why in (self.skipped | other.skipped).items() if stem not in images},
-            self.seconds + other.seconds,
-        )
+        self.matrix = self.matrix + other.matrix
+        self.images.update(other.images)
+        for stem in self.skipped.keys() & other.images.keys():
+            del self.skipped[stem]
+        self.skipped.update((stem, why) for stem, why in other.skipped.items() if stem not in self.images)
+        self.seconds += other.seconds
+        return self
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """The sum as a new value."""
+        total = Counts(self.matrix, dict(self.images), dict(self.skipped), self.seconds)
+        total += other
+        return total
 
     @property
     def done(self) -> set[str]:
         """The images that need not be evaluated again."""
         return self.images.keys() | self.skipped.keys()
 
-    def save(self, path: Path) -> None:
-        """Writes all counts, or raises InputError and leaves the previous file."""
-        facts = json.dumps({"images": self.images, "skipped": self.skipped, "seconds": self.seconds})
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda file: np.savez(file, matrix=self.matrix, facts=np.array(facts)))
-        except OSError as error:
-            raise InputError(
-                f"cannot write progress to {path} ({error.strerror or error}); earlier progress is intact: fix this, "
-                "then rerun with --resume"
-            ) from None
-
-    @classmethod
-    def load(cls, path: Path, classes: int) -> "Counts":
-        """Raises ValueError for a file that is damaged or not for K classes."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                counts = cls(stored["matrix"], **json.loads(str(stored["facts"])))
-            if counts.matrix.shape != (classes, classes) or counts.matrix.dtype != np.int64:
-                raise ValueError(f"its matrix is {counts.matrix.shape} {counts.matrix.dtype}")
-            for facts in (counts.images, counts.skipped):
-                facts.keys()
-            return counts
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"is damaged ({error})") from None
-
 
 class Progress:
-    """The files of one run: WORKDIR/progress/KEY/SESSION-RANK.npz, where KEY stands for the whole protocol.
+    """The files of one run: WORKDIR/progress/KEY/SESSION-RANK.*, where KEY stands for the whole protocol.
 
     Rank 0's protocol decides: `evaluate` gives its folder to all ranks.
     """
@@ -96,13 +77,14 @@ class Progress:
         text = json.dumps(protocol, sort_keys=True)
         self.folder = Path(workdir) / "progress" / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.session = 0
+        self._files: dict[Path, ProgressFile] = {}  # that are being written
 
     def locked(self):
         """A context that only one process can hold; Busy, an InputError, if another one holds it."""
         return run_lock(self.folder.with_suffix(".lock"))
 
     def parts(self) -> list[Path]:
-        """All files written so far."""
+        """The matrices written so far, one for each session and process."""
         return sorted(path for path in self.folder.glob("*.npz") if re.fullmatch(r"\d+-\d+", path.stem))
 
     def earlier(self, classes: int) -> Counts:
@@ -115,14 +97,25 @@ class Progress:
         total = Counts.empty(classes)
         for path in self.parts():
             try:
-                total += Counts.load(path, classes)
+                total += Counts(*read_progress(path, classes))
             except ValueError as error:
                 print(f"note: progress file {path}: {error}; its images are evaluated again", file=sys.stderr)
         return total
 
     def save(self, counts: Counts, rank: int) -> None:
-        """What process `rank` has counted in this session."""
-        counts.save(self.folder / f"{self.session:04d}-{rank:04d}.npz")
+        """What process `rank` has counted in this session; between two saves, images are only added.
+
+        Raises InputError where files cannot be written; what was saved before is intact.
+        """
+        path = self.folder / f"{self.session:04d}-{rank:04d}.npz"
+        file = self._files.setdefault(path, ProgressFile(path))
+        try:
+            file.save(counts.matrix, counts.images, counts.skipped, counts.seconds)
+        except OSError as error:
+            raise InputError(
+                f"cannot write progress to {path} ({error.strerror or error}); earlier progress is intact: fix this, "
+                "then rerun with --resume"
+            ) from None
 
     def forget(self) -> None:
         """Removes the files, for a run that starts anew; call it within `locked()`."""
