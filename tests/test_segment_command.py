@@ -11,7 +11,7 @@ from small_folder import CLASSES, draw_images, files_in, segment_here, state_of
 import proxyclip
 from proxyclip.command import main as command_line
 from proxyclip.command import segment
-from proxyclip.segmentor import Segmentor
+from proxyclip.folder.stream import Writers
 
 NAMES = ("b.png", "a/c.png", "a/d.jpg")
 
@@ -26,8 +26,8 @@ def photos(tmp_path, monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """The sizes of all images that are segmented."""
-    seen, prepare = [], Segmentor.prepare
-    monkeypatch.setattr(Segmentor, "prepare", lambda self, image: seen.append(image.shape) or prepare(self, image))
+    seen, save = [], Writers.save
+    monkeypatch.setattr(Writers, "save", lambda self, *pair: seen.append(pair[1].labels.shape) or save(self, *pair))
     return seen
 
 
@@ -53,7 +53,7 @@ def test_a_second_run_does_only_what_is_missing(photos, tmp_path, counted):
     draw_images(photos, ["new/e.png"], height=33)
     counted.clear()
     segment_here("photos", "--out", "out")
-    assert sorted(counted) == [(33, 56, 3), (40, 56, 3)]
+    assert sorted(counted) == [(33, 56), (40, 56)]
     after = state_of(tmp_path / "out")
     new = {"overlays/a/c.jpg", "labels/new/e.png", "overlays/new/e.jpg", "labels/classes.txt"}
     assert {name for name in after if after[name] != before.get(name)} == new

@@ -12,6 +12,7 @@ from small_folder import files_in, segment_here
 from datasets import scenes
 from proxyclip.errors import InputError
 from proxyclip.folder import video
+from proxyclip.folder.stream import Writers
 
 av = pytest.importorskip("av")
 HEIGHT, WIDTH, FRAMES = 48, 64, 7
@@ -92,7 +93,6 @@ def test_frames_are_exported_on_request(clip, tmp_path):
 def test_an_interrupted_video_goes_on(clip, tmp_path, monkeypatch):
     """Frames that are finished are not segmented again; the video is the same."""
     from proxyclip.folder import finish
-    from proxyclip.segmentor import Segmentor
 
     segment_here("clip.mp4", "--out", "whole")
     monkeypatch.setattr(finish, "encode_video", lambda *_: 1 / 0)
@@ -102,8 +102,8 @@ def test_an_interrupted_video_goes_on(clip, tmp_path, monkeypatch):
     (tmp_path / "out/.parts/videos/clip/000002.jpg").unlink()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    seen, prepare = [], Segmentor.prepare
-    monkeypatch.setattr(Segmentor, "prepare", lambda self, image: seen.append(1) or prepare(self, image))
+    seen, save = [], Writers.save
+    monkeypatch.setattr(Writers, "save", lambda self, *pair: seen.append(1) or save(self, *pair))
     segment_here("clip.mp4", "--out", "out")
     assert len(seen) == 1
     frames = (np.array(frames_in(f"{out}/videos/clip.mp4"), int) for out in ("out", "whole"))

@@ -18,7 +18,8 @@ from proxyclip.command.model_options import ModelChoice, add_model_options, chos
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, main_guard
 from proxyclip.export import format_names
-from proxyclip.folder.inputs import Item, find_items
+from proxyclip.folder.inputs import find_items
+from proxyclip.folder.items import Items
 from proxyclip.folder.job import Job
 from proxyclip.folder.run import Means, run_job
 from proxyclip.folder.video import require_av
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
             raise InputError(f"--{name.replace('_', '-')} must be from {least} to {most}, not {value}")
     job = job_of(options, chosen_model(options, trained))
     items = find_items(options.inputs, without=options.out)
-    if any(item.is_video for item in items):
+    if items.videos:
         require_av()
     planned = job.model.plan()
     if options.dry_run:
@@ -94,16 +95,16 @@ def job_of(options: argparse.Namespace, model: ModelChoice) -> Job:
     return job
 
 
-def tell(job: Job, items: list[Item]) -> None:
+def tell(job: Job, items: Items) -> None:
     """What would be done."""
     todos = job.todo(items)
-    videos = sum(item.is_video for item in items)
+    videos = len(items.videos)
     print(f"images: {len(items) - videos}, videos: {videos}, of these finished: {len(items) - len(todos)}")
     print(f"model: {job.model.described()}")
     print(f"classes: {', '.join(job.vocabulary.names)}")
     for todo in todos[:MOST_LISTED]:
         outputs = [job.path(kind, todo.item.name) for kind in todo.missing if not todo.item.is_video]
-        outputs += [job.video_path(todo.item)] * todo.video
+        outputs += [job.video_path(todo.item.name)] * todo.video
         print(f"{todo.item.path} -> {', '.join(f'{job.out}/{output}' for output in outputs)}")
     if len(todos) > MOST_LISTED:
         print(f"... and {len(todos) - MOST_LISTED} more")

@@ -1,15 +1,16 @@
 """Several processes for one job, each with a model of its own: one for each GPU, or a few that share the CPU."""
 
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing import connection
 from typing import NamedTuple
 
-from proxyclip.folder.job import Job, Todo
+from proxyclip.folder.job import Job
 from proxyclip.folder.stream import IF_KILLED, Report, Share
+from proxyclip.folder.todos import Todos
+from proxyclip.threads import cores, threads_each
 from proxyclip.workers import Worker
 
 CPU_PROCESSES = 4  # at most: each holds the weights
@@ -35,7 +36,6 @@ def crew_for(device, images: int, processes: int | None, workers: int | None) ->
     processes, workers: as asked for, or None. On a CPU, a few processes with a share of the cores each are faster than
     one with all of them, since reading, deciding and writing use one core.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     useful = max(1, -(-images // WORTH_A_PROCESS))
     if device.type == "cuda" and device.index is None:
         import torch
@@ -43,15 +43,15 @@ def crew_for(device, images: int, processes: int | None, workers: int | None) ->
         count = processes or min(torch.cuda.device_count(), useful)
         devices = tuple(f"cuda:{index % torch.cuda.device_count()}" for index in range(count))
     else:
-        count = processes or (min(cores, CPU_PROCESSES, useful) if device.type == "cpu" else 1)
+        count = processes or (min(cores(), CPU_PROCESSES, useful) if device.type == "cpu" else 1)
         devices = (None,) * count
     if workers is None:
-        workers = 0 if device.type == "cpu" else min(READERS, max(1, cores // count - 1))
+        workers = 0 if device.type == "cpu" else min(READERS, max(1, cores() // count - 1))
     forks = device.type == "cpu" and sys.platform == "linux"
-    return Crew(devices, max(1, cores // count), workers, forks)
+    return Crew(devices, threads_each(count), workers, forks)
 
 
-def run(job: Job, todos: Sequence[Todo], crew: Crew) -> Iterator[Report]:
+def run(job: Job, todos: Todos, crew: Crew) -> Iterator[Report]:
     """The reports of all images, in the order in which they are finished. Closing it early ends the processes."""
     count = len(crew.devices)
     shares = [
@@ -61,7 +61,7 @@ def run(job: Job, todos: Sequence[Todo], crew: Crew) -> Iterator[Report]:
     if count == 1:
         return shares[0]()
     shares = [share for share in shares if share.todos]
-    if crew.forks:
+    if crew.forks and job.model.options.get("backend") != "openvino":  # its threads would be missing after the fork
         return received(forked(job, shares))
     return received([Worker(partial(with_end, share), "spawn") for share in shares])
 

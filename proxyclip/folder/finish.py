@@ -1,9 +1,9 @@
 """The files that are made of all images together, once every image is finished; and the list of those that failed."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from proxyclip.folder.inputs import Item
+from proxyclip.folder.items import Item, Items
 from proxyclip.folder.job import Job
 from proxyclip.folder.stream import Report
 from proxyclip.folder.video import encode_video, examine
@@ -11,10 +11,10 @@ from proxyclip.folder.video import encode_video, examine
 FAILED = "failed.jsonl"
 
 
-def finish(job: Job, items: Sequence[Item], failed: Iterable[Report]) -> list[str]:
+def finish(job: Job, items: Items, failed: Iterable[Report]) -> list[str]:
     """Writes gathered files and videos; the names of those written, relative to `job.out`."""
     unusable = {report.path for report in failed}
-    videos = [item for item in items if item.is_video and item.path not in unusable]
+    videos = [item for item in items.at(items.videos) if item.path not in unusable]
     frames = {item: job.frames_there(item) for item in videos}
     written = gather(job, items, frames)
     for item, there in frames.items():
@@ -22,7 +22,7 @@ def finish(job: Job, items: Sequence[Item], failed: Iterable[Report]) -> list[st
     return written
 
 
-def gather(job: Job, items: Sequence[Item], frames: dict[Item, set[str]]) -> list[str]:
+def gather(job: Job, items: Items, frames: dict[Item, set[str]]) -> list[str]:
     written = []
     for kind in job.formats_of(items):
         encoder = job.encoders[kind]
@@ -33,7 +33,7 @@ def gather(job: Job, items: Sequence[Item], frames: dict[Item, set[str]]) -> lis
     return written
 
 
-def parts_of(job: Job, kind: str, items: Sequence[Item], frames: dict[Item, set[str]]) -> Iterator[bytes]:
+def parts_of(job: Job, kind: str, items: Items, frames: dict[Item, set[str]]) -> Iterator[bytes]:
     """The file of each image in a format, in the order of the inputs; those that failed have none."""
     for item in items:
         if item.is_video:
@@ -50,14 +50,14 @@ def parts_of(job: Job, kind: str, items: Sequence[Item], frames: dict[Item, set[
 
 def finish_video(job: Job, item: Item, there: set[str]) -> list[str]:
     """Makes the video of the frames' overlays, unless it exists, and removes them."""
-    path, written = job.video_path(item), []
+    path, written = job.video_path(item.name), []
     folder = job.frame_path(item.name).removesuffix(".jpg") + "/"
     overlays = sorted(name for name in there if name.startswith(folder))
     if not job.storage.has(path):
         rate = examine(item.path).rate / job.frame_step
         job.storage.write(path, encode_video(map(job.storage.read, overlays), rate))
         written = [path]
-    job.storage.write(job.marker_path(item), json.dumps(job.frame_formats).encode())
+    job.storage.write(job.marker_path(item.name), json.dumps(job.frame_formats).encode())
     for name in overlays:
         job.storage.remove(name)
     job.storage.remove_folder(folder)

@@ -1,4 +1,4 @@
-"""The images and videos that the inputs of a command line name, and the names of their outputs.
+"""The images and videos that the inputs of a command line name.
 
 An input is an image, a video, a folder, a pattern ("photos/**/*.jpg"), a text file with one path per line, or the
 address of any of these in an object store ("s3://bucket/photos").
@@ -9,52 +9,31 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import usable
-from proxyclip.folder.naming import output_names_of
+from proxyclip.folder.items import IMAGES, VIDEOS, Items, ending, items_of
 from proxyclip.folder.storage import is_address, list_addresses
 
-IMAGES = {
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
-    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
-VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ts", ".mts"}
+WANTED = IMAGES | VIDEOS
 LISTING = ".txt"
 
 
-class Item(NamedTuple):
-    """One image or video. path: a file or an address. file_name: the path below the root of all inputs, with "/". name:
-    that of its outputs, "a/b", without an ending and unique."""
-
-    path: str
-    file_name: str
-    name: str
-
-    @property
-    def is_video(self) -> bool:
-        return ending(self.path) in VIDEOS
-
-
-def find_items(inputs: Iterable[str], without: str | None = None) -> list[Item]:
+def find_items(inputs: Iterable[str], without: str | None = None) -> Items:
     """All images and videos of the inputs, each once, in their order; those of a folder are sorted.
 
     Outputs are named by the path below the deepest folder that contains all inputs. without: a folder to leave out, the
     one for the outputs. Raises NotFound or InputError for an input that does not exist or contains nothing.
     """
-    found: dict[str, None] = {}  # paths, in order
+    found = []  # paths, in order
     tops = []  # the folders that names must show
     for given in inputs:
         paths, folders = expand(given, without)
         if not paths:
             raise InputError(f"no image or video found in {given}")
-        found |= dict.fromkeys(paths)
+        found += paths
         tops += folders
-    root = common_root(tops)
-    file_names = [below(path, root) for path in found]
-    names = output_names_of(file_names)
-    return [Item(*parts) for parts in zip(found, file_names, names, strict=True)]
+    return items_of(found, common_root(tops))
 
 
 def expand(given: str, without: str | None) -> tuple[list[str], list[str]]:
@@ -67,7 +46,8 @@ def expand(given: str, without: str | None) -> tuple[list[str], list[str]]:
     if os.path.isfile(path):
         if ending(given) == LISTING:
             paths = lines_of(path)
-            return paths, [*{posixpath.dirname(entry.replace(os.sep, "/")): None for entry in paths}]
+            starts = {path[: path.replace(os.sep, "/").rfind("/") + 1] for path in paths}
+            return paths, [posixpath.dirname(start.replace(os.sep, "/")) for start in starts]
         return [given], [os.path.dirname(given)]
     if glob.has_magic(given):
         paths = sorted(entry for entry in glob.iglob(given, recursive=True) if is_wanted(entry))
@@ -80,7 +60,7 @@ def expand(given: str, without: str | None) -> tuple[list[str], list[str]]:
 
 def in_store(given: str) -> tuple[list[str], list[str]]:
     """The same for an address."""
-    if ending(given) in IMAGES | VIDEOS and not glob.has_magic(given):
+    if ending(given) in WANTED and not glob.has_magic(given):
         return [given], [posixpath.dirname(given)]
     fixed = given.split("*")[0].split("?")[0].split("[")[0] if glob.has_magic(given) else given + "/"
     return sorted(filter(is_named_as_wanted, list_addresses(given))), [posixpath.dirname(fixed)]
@@ -97,19 +77,21 @@ def walk(folder: str, without: str | None) -> Iterator[str]:
             continue
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(files) if is_named_as_wanted(name))
+        start = os.path.join(place, "")
+        yield from (start + name for name in sorted(files) if is_named_as_wanted(name))
 
 
 def lines_of(listing: Path) -> list[str]:
     """The paths of a text file, one per line, relative to the current folder; they need not exist."""
     try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        text = listing.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"listing {listing} is not UTF-8 text: write one path per line") from None
     except OSError as error:
         raise InputError(f"cannot read listing {listing}: {error.strerror or error}") from None
-    paths = [line.strip() for line in lines if line.strip()]
-    if bad := next((path for path in paths if "\0" in path), None):
+    paths = [path for line in text.splitlines() if (path := line.strip())]
+    if "\0" in text:
+        bad = next(path for path in paths if "\0" in path)
         raise InputError(f"listing {listing} is not a list of paths: it contains {bad[:40]!r}")
     return paths
 
@@ -119,11 +101,7 @@ def is_wanted(path: str) -> bool:
 
 
 def is_named_as_wanted(path: str) -> bool:
-    return ending(path) in IMAGES | VIDEOS and not posixpath.basename(path).startswith(".")
-
-
-def ending(path: str) -> str:
-    return posixpath.splitext(path)[1].lower()
+    return ending(path) in WANTED and not posixpath.basename(path).startswith(".")
 
 
 def common_root(folders: list[str]) -> str:
@@ -139,10 +117,3 @@ def common_root(folders: list[str]) -> str:
         return os.path.commonpath(absolute)
     except ValueError:  # two drives of Windows
         return ""
-
-
-def below(path: str, root: str) -> str:
-    """The path relative to the root, with "/"; a path outside of it as a whole."""
-    whole = path if is_address(path) else os.path.abspath(path)
-    shorter = whole[len(root) :] if root and whole.startswith(root) else whole
-    return shorter.replace(os.sep, "/").replace("://", "/").lstrip("/")

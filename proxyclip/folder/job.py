@@ -1,29 +1,23 @@
 """What is done to every image: model, class names, formats; and which outputs of an image are missing."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from proxyclip.errors import InputError
 from proxyclip.export import find_format
-from proxyclip.folder.inputs import Item
+from proxyclip.folder.items import Item, Items
 from proxyclip.folder.storage import Folder, Store, open_storage
+from proxyclip.folder.todos import Todos
 from proxyclip.image_io import MAX_PIXELS
 from proxyclip.vocabulary import Vocabulary
 
 PARTS = ".parts"  # of files that hold all images, and of videos
 RECORD = "segment.json"  # what the outputs of a folder were made with
 VIDEOS = "videos"
-
-
-class Todo(NamedTuple):
-    """An item that is not finished. missing: the formats that it still needs. video: whether an overlay video is."""
-
-    item: Item
-    missing: tuple[str, ...]
-    video: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,50 +49,61 @@ class Job:
         names = dict.fromkeys((*self.formats, *self.frame_formats))
         return {name: find_format(name, self.vocabulary.names) for name in names}
 
-    def formats_of(self, items: Iterable[Item]) -> list[str]:
+    def formats_of(self, items: Items) -> list[str]:
         """All formats that some of the items have."""
-        kinds = {item.is_video for item in items}
-        return list(dict.fromkeys((*self.formats * (False in kinds), *self.frame_formats * (True in kinds))))
+        videos = len(items.videos)
+        return list(dict.fromkeys((*self.formats * (videos < len(items)), *self.frame_formats * (videos > 0))))
+
+    def folder(self, kind: str) -> str:
+        """That of the files of images in a format, relative to `out`."""
+        encoder = self.encoders[kind]
+        return f"{PARTS + '/' if encoder.GATHERED else ''}{encoder.FOLDER}"
 
     def path(self, kind: str, name: str) -> str:
         """The file of an image or frame in a format, relative to `out`."""
-        encoder = self.encoders[kind]
-        return f"{PARTS + '/' if encoder.GATHERED else ''}{encoder.FOLDER}/{name}{encoder.SUFFIX}"
+        return f"{self.folder(kind)}/{name}{self.encoders[kind].SUFFIX}"
 
     def frame_path(self, name: str) -> str:
         """The overlay of a frame, until it is part of a video."""
         return f"{PARTS}/{VIDEOS}/{name}.jpg"
 
-    def video_path(self, item: Item) -> str:
-        return f"{VIDEOS}/{item.name}.mp4"
+    def video_path(self, name: str) -> str:
+        return f"{VIDEOS}/{name}.mp4"
 
-    def marker_path(self, item: Item) -> str:
+    def marker_path(self, name: str) -> str:
         """Lists the formats in which all frames of a video are finished."""
-        return f"{PARTS}/{VIDEOS}/{item.name}.json"
+        return f"{PARTS}/{VIDEOS}/{name}.json"
 
-    def todo(self, items: Iterable[Item]) -> list[Todo]:
-        """The items that are not finished."""
-        there = self.storage.names()
-        todos = (
-            self.todo_of_video(item, there) if item.is_video else self.todo_of_image(item, there) for item in items
-        )
-        return [todo for todo in todos if todo.missing or todo.video]
+    def todo(self, items: Items) -> Todos:
+        """The items that are not finished; the outputs of one format are listed at a time."""
+        missing = np.full(len(items), (1 << len(self.formats)) - 1, np.uint32)
+        for bit, kind in enumerate(self.formats):
+            there, suffix = self.storage.names(self.folder(kind)), self.encoders[kind].SUFFIX
+            if there:
+                files = (items.name(path) + suffix for path in items.paths)
+                finished = np.fromiter((file in there for file in files), bool, len(items))
+                missing[finished] &= ~np.uint32(1 << bit)
+        if videos := items.videos:
+            there = self.storage.names(VIDEOS), self.storage.names(f"{PARTS}/{VIDEOS}")
+            missing[videos] = [self.missing_of_video(items[place].name, *there) for place in videos]
+        left = np.flatnonzero(missing)
+        todos = Todos(items, self.formats, self.frame_formats, missing)
+        return todos if len(left) == len(items) else todos.at(left)
 
-    def todo_of_image(self, item: Item, there: set[str]) -> Todo:
-        return Todo(item, tuple(kind for kind in self.formats if self.path(kind, item.name) not in there))
+    def missing_of_video(self, name: str, videos: set[str], parts: set[str]) -> int:
+        """In bits, see `Todos`. videos, parts: the files in the folders of videos and of their parts."""
+        finished = json.loads(self.storage.read(self.marker_path(name))) if f"{name}.json" in parts else []
+        bits = sum(1 << bit for bit, kind in enumerate(self.frame_formats) if kind not in finished)
+        return bits | (f"{name}.mp4" not in videos) << len(self.frame_formats)
 
-    def todo_of_video(self, item: Item, there: set[str]) -> Todo:
-        marker = self.marker_path(item)
-        finished = json.loads(self.storage.read(marker)) if marker in there else []
-        missing = tuple(kind for kind in self.frame_formats if kind not in finished)
-        return Todo(item, missing, self.video_path(item) not in there)
-
-    def left_of(self, todo: Todo) -> Todo | None:
-        """What is missing by now of an item that was not finished; None if nothing is."""
-        if todo.item.is_video:  # its frames are looked up when it is read
-            return todo
-        missing = tuple(kind for kind in todo.missing if not self.storage.has(self.path(kind, todo.item.name)))
-        return todo._replace(missing=missing) if missing else None
+    def left_of(self, todos: Todos) -> Todos:
+        """Those of the items that are not finished by now; the frames of videos are looked up when they are read."""
+        missing = todos.missing.copy()
+        for place, (item, kinds, _) in enumerate(todos):
+            if not item.is_video:
+                there = {kind for kind in kinds if self.storage.has(self.path(kind, item.name))}
+                missing[place] &= ~np.uint32(sum(1 << self.formats.index(kind) for kind in there))
+        return replace(todos, missing=missing).at(np.flatnonzero(missing))
 
     def frames_there(self, item: Item) -> set[str]:
         """All files of a video's frames."""

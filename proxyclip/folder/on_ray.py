@@ -5,17 +5,18 @@ A batch whose actor is killed goes to another one, which leaves out the images t
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from proxyclip.errors import InputError
-from proxyclip.folder.job import Job, Todo
+from proxyclip.folder.job import Job
 from proxyclip.folder.stream import Report, segment_all
+from proxyclip.folder.todos import Todos
 
 BATCH = 32  # images that an actor takes at a time
 CORES = 2  # of an actor without a GPU
 
 
-def run_on_ray(job: Job, todos: Sequence[Todo], address: str, processes: int | None) -> Iterator[Report]:
+def run_on_ray(job: Job, todos: Todos, address: str, processes: int | None) -> Iterator[Report]:
     """The reports of all images and frames, as they are finished.
 
     address: of the cluster, as `ray.init` takes it; "local" starts one on this machine. processes: actors (default: one
@@ -66,11 +67,11 @@ def require_ray():
 class Actor:
     """A model that segments one batch of items after the other."""
 
-    def __init__(self, job: Job, todos: Sequence[Todo]):
+    def __init__(self, job: Job, todos: Todos):
         self.job, self.todos, self.model = job, todos, job.model.plan().build()
 
     def __call__(self, batch: dict) -> dict:
         """batch: {"id": the places of some items}."""
-        todos = [left for place in batch["id"] if (left := self.job.left_of(self.todos[place]))]
+        todos = self.job.left_of(self.todos.at(batch["id"]))
         reports = list(segment_all(self.job, self.model, todos, workers=0))
         return {"path": [report.path for report in reports], "problem": [report.problem for report in reports]}

@@ -1,17 +1,18 @@
 """A whole job: what is missing is segmented by one or several processes, with a progress bar and a summary."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.evaluation.distributed import Ranks, joined, own_device
 from proxyclip.folder.crew import Crew, crew_for, run
 from proxyclip.folder.finish import FAILED, Failures, finish, write_failed
-from proxyclip.folder.inputs import Item
-from proxyclip.folder.job import Job, Todo
+from proxyclip.folder.items import Items
+from proxyclip.folder.job import Job
 from proxyclip.folder.on_ray import run_on_ray
-from proxyclip.folder.stream import Report
+from proxyclip.folder.stream import IF_KILLED, Report
+from proxyclip.folder.todos import Todo, Todos
 from proxyclip.folder.video import examine
 from proxyclip.progress_bar import progress_bar
 
@@ -26,13 +27,13 @@ class Means(NamedTuple):
     ray: str | None = None
 
 
-def run_job(job: Job, items: Sequence[Item], device, means: Means) -> bool:
+def run_job(job: Job, items: Items, device, means: Means) -> bool:
     """Segments what is missing, and says what was done; whether there were failures.
 
     device: of the model, a torch.device. Started by torchrun, each process segments its share of the items, and the
     first one finishes the job. Raises InputError where nothing can go on.
     """
-    with joined() as ranks:
+    with joined(to_continue=IF_KILLED) as ranks:
         todos = job.todo(ranks.share(items))
         failures = Failures(job, write=ranks.first)
         for report in with_bar(reports_of(job, todos, device, means, ranks), todos, ranks):
@@ -47,7 +48,7 @@ def run_job(job: Job, items: Sequence[Item], device, means: Means) -> bool:
     return bool(failed)
 
 
-def reports_of(job: Job, todos: Sequence[Todo], device, means: Means, ranks: Ranks) -> Iterator[Report]:
+def reports_of(job: Job, todos: Todos, device, means: Means, ranks: Ranks) -> Iterator[Report]:
     """The reports of this process and those it starts."""
     if means.ray is not None:
         return run_on_ray(job, todos, means.ray, means.processes)
@@ -56,16 +57,15 @@ def reports_of(job: Job, todos: Sequence[Todo], device, means: Means, ranks: Ran
     return run(job, todos, crew_for(device, len(todos), means.processes, means.workers))
 
 
-def with_bar(reports: Iterator[Report], todos: Sequence[Todo], ranks: Ranks) -> Iterator[Report]:
+def with_bar(reports: Iterator[Report], todos: Todos, ranks: Ranks) -> Iterator[Report]:
     if not ranks.first:
         return reports
-    return progress_bar(reports, sum(map(count, todos)), "segmenting", "image")
+    images, videos = todos.parted()
+    return progress_bar(reports, len(images) + sum(map(frames_in, videos)), "segmenting", "image")
 
 
-def count(todo: Todo) -> int:
-    """Images of an item, for the progress bar: a video has an estimated number of frames."""
-    if not todo.item.is_video:
-        return 1
+def frames_in(todo: Todo) -> int:
+    """An estimate of the frames of a video, for the progress bar."""
     try:
         return examine(todo.item.path).frames
     except (InputError, NotFound):  # reported when its turn comes

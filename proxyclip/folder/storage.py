@@ -23,8 +23,8 @@ class Folder:
         """Of all files that exist in a folder, relative to it; none if the folder does not exist."""
         root, found = os.path.join(self.root, folder), set()
         for place, _, files in os.walk(root):
-            start = os.path.relpath(place, root).replace(os.sep, "/") + "/"
-            found.update((start + name).removeprefix("./") for name in files)
+            start = "" if place == root else os.path.relpath(place, root).replace(os.sep, "/") + "/"
+            found.update(start + name for name in files)
         return found
 
     def check(self) -> None:

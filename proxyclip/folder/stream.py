@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ import numpy as np
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.export.record import ImageRecord
-from proxyclip.folder.inputs import Item
-from proxyclip.folder.job import Job, Todo
+from proxyclip.folder.items import Item
+from proxyclip.folder.job import Job
 from proxyclip.folder.storage import is_address, read_address
+from proxyclip.folder.todos import Todo, Todos
 from proxyclip.folder.video import frame_name, frame_picture, frames_of
 from proxyclip.image_io import open_image, read_image, rgb_from_pillow
 from proxyclip.segmentation import Segmentation
@@ -53,7 +54,7 @@ class Share:
     """
 
     job: Job
-    todos: Sequence[Todo]
+    todos: Todos
     device: str | None = None
     threads: int = 0
     workers: int = 0
@@ -75,7 +76,7 @@ class Share:
             yield from segment_all(self.job, model, self.todos, self.workers)
 
 
-def segment_all(job: Job, model, todos: Sequence[Todo], workers: int) -> Iterator[Report]:
+def segment_all(job: Job, model, todos: Todos, workers: int) -> Iterator[Report]:
     """Segments the items with a loaded model; a report for each image and frame, when its files are written."""
     segmented, failed = deque(), deque()  # those whose windows are being scored, oldest first; reports of problems
     given = deque()  # names of images that were handed over
@@ -96,8 +97,7 @@ def segment_all(job: Job, model, todos: Sequence[Todo], workers: int) -> Iterato
     if model.refinement is not None:
         model.refinement.check(todo.item.name for todo in todos if not todo.item.is_video)
     with closing(load_all(job, todos, workers)) as stream, Writers(job) as writers:
-        kinds = {kind for todo in todos for kind in todo.missing}
-        every = any(job.encoders[kind].PROBABILITIES for kind in kinds)
+        every = any(job.encoders[kind].PROBABILITIES for kind in todos.kinds())
         calling = job.calling | {"batch_windows": job.batch_windows, "max_pixels": job.max_pixels}
         calling["probabilities"] = job.vocabulary.names if every else ()
         for result in model.segment_each(images(stream), job.vocabulary, names=names(), **calling):
@@ -143,17 +143,16 @@ class Writers:
         return Report(loaded.path)
 
 
-def load_all(job: Job, todos: Sequence[Todo], workers: int) -> Iterator[Loaded]:
+def load_all(job: Job, todos: Todos, workers: int) -> Iterator[Loaded]:
     """All images, then all frames of videos that are not finished."""
-    images = [todo for todo in todos if not todo.item.is_video]
+    images, videos = todos.parted()
     load = partial(load_image, max_pixels=job.max_pixels)
     if workers:
         yield from in_order(load, images, min(workers, len(images)), lambda loaded: loaded, IF_KILLED)
     else:
         yield from one_ahead(map(load, images))
-    for todo in todos:
-        if todo.item.is_video:
-            yield from one_ahead(load_frames(job, todo))
+    for todo in videos:
+        yield from one_ahead(load_frames(job, todo))
 
 
 def load_image(todo: Todo, max_pixels: int) -> Loaded:

@@ -1,0 +1,105 @@
+"""What is left to do of a job, from the outputs that exist."""
+
+import json
+import pickle
+import random
+from dataclasses import replace
+
+import pytest
+
+from proxyclip.folder.inputs import find_items
+from proxyclip.folder.items import Items
+from proxyclip.folder.job import Job
+from proxyclip.folder.todos import Todo
+from proxyclip.vocabulary import Vocabulary
+
+FORMATS = ("labels", "coco", "yolo", "overlay")
+FRAME_FORMATS = ("coco", "labels")
+
+
+@pytest.fixture
+def items(tmp_path) -> Items:
+    """60 images, names that need an ending among them, and 12 videos."""
+    listing = tmp_path / "list.txt"
+    endings = (".jpg", ".png", ".JPG", ".tif", ".gif", ".mp4")
+    listing.write_text("".join(f"in/a{i // 18}/{i - (i % 5 == 1)}{endings[i % 6]}\n" for i in range(72)))
+    return find_items([str(listing)])
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    return Job(None, Vocabulary.parse(["a", "b"]), str(tmp_path / "out"), FORMATS, FRAME_FORMATS)
+
+
+def draw_outputs(job: Job, items: Items, dice: random.Random, chance: float) -> None:
+    for item in items:
+        if not item.is_video:
+            files = [job.path(kind, item.name) for kind in FORMATS]
+        else:
+            files = [job.video_path(item.name)]
+            if dice.random() < chance:
+                finished = [kind for kind in FRAME_FORMATS if dice.random() < chance]
+                job.storage.write(job.marker_path(item.name), json.dumps(finished).encode())
+        for file in files:
+            if dice.random() < chance:
+                job.storage.write(file, b"x")
+
+
+def plainly(job: Job, items: Items) -> list[Todo]:
+    """Each output looked up by itself."""
+    todos = []
+    for item in items:
+        if item.is_video:
+            marker = job.marker_path(item.name)
+            finished = json.loads(job.storage.read(marker)) if job.storage.has(marker) else []
+            missing = tuple(kind for kind in job.frame_formats if kind not in finished)
+            todo = Todo(item, missing, not job.storage.has(job.video_path(item.name)))
+        else:
+            todo = Todo(
+                item, tuple(kind for kind in job.formats if not job.storage.has(job.path(kind, item.name))), False
+            )
+        if todo.missing or todo.video:
+            todos.append(todo)
+    return todos
+
+
+@pytest.mark.parametrize("chance", [0, 0.1, 0.7, 1])
+def test_each_output_that_is_missing_is_to_do(job, items, chance):
+    draw_outputs(job, items, random.Random(0), chance)
+    (todos, expected) = job.todo(items), plainly(job, items)
+    assert [*todos] == expected and len(todos) == len(expected)
+    assert [todos[place] for place in range(len(todos))] == expected
+    images, videos = todos.parted()
+    assert [*images] == [todo for todo in expected if not todo.item.is_video]
+    assert [*videos] == [todo for todo in expected if todo.item.is_video]
+    for part in (todos, images, videos):
+        assert part.kinds() == {kind for todo in part for kind in todo.missing}
+    shares = [todos[place::3] for place in range(3)]
+    assert [[*pickle.loads(pickle.dumps(share))] for share in shares] == [expected[place::3] for place in range(3)]
+
+
+def test_other_formats_are_to_do(job, items):
+    """Each format by itself, and no frames of videos on request."""
+    draw_outputs(job, items, random.Random(1), 0.5)
+    for formats, frame_formats in ((("yolo",), ()), (("labels",), ("labels",)), (FORMATS[::-1], FRAME_FORMATS[::-1])):
+        one = replace(job, formats=formats, frame_formats=frame_formats)
+        assert [*one.todo(items)] == plainly(one, items)
+
+
+def test_what_others_finish_is_no_longer_to_do(job, items):
+    """Of images: the frames of videos are looked up when they are read."""
+    dice = random.Random(2)
+    draw_outputs(job, items, dice, 0.3)
+    todos = job.todo(items)
+    before = [*todos]
+    draw_outputs(job, items.at([place for place, item in enumerate(items) if not item.is_video]), dice, 0.6)
+    for place in items.videos:
+        job.storage.write(job.path("labels", items[place].name), b"an image of that name, in an earlier run")
+    assert [*job.left_of(todos)] == plainly(job, items)
+    assert [*todos] == before and len(before) > len(plainly(job, items))
+
+
+def test_a_share_holds_only_its_part(job, items):
+    share = job.todo(items)[::10]
+    assert len(share.items.paths) == len(share.missing) == 8 and share.missing.base is None
+    assert share.items.names.keys() <= {*share.items.paths} and len(share.items.names) < len(items.names)
