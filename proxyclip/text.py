@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip import text_cache
+from proxyclip import text_cache, text_tower
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.errors import InputError
@@ -23,7 +23,7 @@ MAX_CHARACTERS = 1000  # far beyond CLIP's context; the tokenizer takes time qua
 
 
 def encode_names(clip: DenseCLIP, names, templates, average: bool = True, on_disk: bool = True) -> Tensor:
-    """Unit vectors (Q, E) in float32 on the model's device: one embedding for each name.
+    """Unit vectors (Q, E) in float32 on the device of the image tower: one embedding for each name.
 
     Each prompt's embedding is normalised, the prompts of a name are averaged, and the average is normalised again
     (Radford et al., 2021, §3.1.4). With average=False the result is (Q, P, E), a unit vector for each prompt.
@@ -41,15 +41,15 @@ def encode_names(clip: DenseCLIP, names, templates, average: bool = True, on_dis
     if clip.model.training and any(weight.requires_grad for weight in weights):
         forget(clip)
         return encode_together(clip, names, templates, average)
-    device = weights[0].device
-    # Normal tensors, even if the caller is in inference mode: the next caller may be a training step. Outside of
-    # autocast: a rounded embedding would stay in the cache.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        memory = memory_of(clip, weights)
-        key = (names, templates, average)
+    # Normal tensors, even if the caller is in inference mode: the next caller may be a training step.
+    with torch.inference_mode(False), torch.no_grad():
+        memory, device = memory_of(clip, weights), text_tower.home(clip)
+        key = (names, templates, average, device)
         embeddings = memory.get(key)
         if embeddings is None:
-            rows = cached_rows(clip, memory, names, templates, average, on_disk)
+            with text_tower.ENCODING:
+                rows = cached_rows(clip, memory, names, templates, average, on_disk)
+                text_tower.park(clip, memory)
             embeddings = torch.stack([rows[name] for name in names]).to(device)  # (Q, E) or (Q, P, E)
             memory.put(key, embeddings)
     return embeddings
@@ -75,12 +75,12 @@ def fill(template: str, name: str) -> str:
 
 
 def encode_prompts(clip: DenseCLIP, prompts: list[str]) -> Tensor:
-    """Joint embeddings (P, E) in float32 on the model's device, not normalised.
+    """Joint embeddings (P, E) in float32 on the device of the image tower, not normalised.
 
     Their last bits depend on which prompts are encoded together, because a batch is as long as its longest prompt.
     """
     tokens = clip.tokenizer(prompts)  # (P, L)
-    device = text_parameters(clip)[0].device
+    device = text_tower.fetch(clip)
     order = tokens.argmax(-1).argsort(stable=True)  # prompts of similar length together
     batches = [clip.encode_text(tokens[batch].to(device)).float() for batch in order.split(PROMPTS_PER_BATCH)]
     return torch.cat(batches)[order.argsort().to(device)]  # (P, E)
@@ -95,7 +95,8 @@ def cached_rows(
     if not missing:
         return rows
     if not on_disk:
-        found = encode_together(clip, missing, templates, average).cpu()
+        with text_tower.encoding(clip):
+            found = encode_together(clip, missing, templates, average).cpu()
         return rows | dict(zip(missing, found, strict=True))
     memory.fingerprint = memory.fingerprint or clip.fingerprint
     file = text_cache.file_for(memory.fingerprint, templates, clip.tokenizer(list(templates)).tolist(), average)
@@ -109,7 +110,8 @@ def cached_rows(
         for name, key in work:
             row = cached.get(key)
             if row is None:
-                row = new[key] = encode_name(clip, name, templates, average).cpu()
+                with text_tower.encoding(clip):
+                    row = new[key] = encode_name(clip, name, templates, average).cpu()
             rows[name] = row.clone()  # not a view that would hold the whole file
             memory.put((name, templates, average), rows[name])
     finally:  # even when interrupted, so that nothing is encoded twice

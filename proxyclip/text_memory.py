@@ -50,13 +50,19 @@ _memories: WeakKeyDictionary[DenseCLIP, tuple[tuple, TextMemory]] = WeakKeyDicti
 
 
 def memory_of(clip: DenseCLIP, weights: list[nn.Parameter]) -> TextMemory:
-    """The model's memory; empty if one of the text weights was changed, moved or replaced since the last call."""
+    """The model's memory; empty if one of the text weights was changed, moved or replaced since the last call, or since
+    `remember`."""
     state = state_of(weights)
     known, memory = _memories.get(clip, (None, None))
     if state is None or state != known:
         memory = TextMemory()
         _memories[clip] = (state, memory)
     return memory
+
+
+def remember(clip: DenseCLIP, memory: TextMemory) -> None:
+    """Keeps a memory for the weights as they are now, which were moved but not changed."""
+    _memories[clip] = (state_of(text_parameters(clip)), memory)
 
 
 def forget(clip: DenseCLIP) -> None:
