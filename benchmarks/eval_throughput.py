@@ -73,12 +73,12 @@ def megabytes() -> float:
 
 def memory(samples, workers: int) -> None:
     """Prints the memory after every tenth of the images, with a model that does nothing."""
-    from proxyclip.evaluation.counting import Settings
+    from proxyclip.evaluation.counting import Settings, one_by_one
     from proxyclip.evaluation.evaluate import evaluate
 
     count, marks = [0], []
 
-    def nothing(image, size):
+    def nothing(image, size, stem):
         count[0] += 1
         if count[0] % (len(samples) // 10) == 0:
             marks.append(megabytes())
@@ -86,7 +86,7 @@ def memory(samples, workers: int) -> None:
         return np.zeros(size, np.int64)
 
     started = time.perf_counter()
-    evaluate(nothing, samples, 21, resized, Settings(workers))
+    evaluate(one_by_one(nothing), samples, 21, resized, Settings(workers))
     speed = len(samples) / (time.perf_counter() - started)
     print(f"{speed:.1f} images/s; memory grew by {max(marks) - marks[0]:.0f} MB after the first tenth")
 
@@ -97,8 +97,8 @@ def throughput(samples, options) -> None:
 
     predict, what = model_to_measure(options)
     few = range(min(options.images, DIFFERENT))
-    ready = [(item.tensor, item.label.shape) for item in read_ahead(samples, few, resized, workers=0)]
-    predict(*ready[0])  # the first call allocates
+    ready = [*read_ahead(samples, few, resized, workers=0)]
+    model_alone(predict, ready, 1)  # the first call allocates
     rounds = []
     for _ in range(options.rounds):
         reading = reading_alone(samples, options.workers)
@@ -129,21 +129,25 @@ def reading_alone(samples, workers: int) -> float:
 def model_alone(predict, ready: list, count: int) -> float:
     """Images/s for images in memory."""
     started = time.perf_counter()
-    for image, size in islice(cycle(ready), count):
-        predict(image, size)
+    for _ in predict(islice(cycle(ready), count)):
+        pass
     return count / (time.perf_counter() - started)
 
 
 def together(predict, samples, options) -> tuple[float, float]:
-    """Images/s of a whole evaluation, from its first prediction to its end, and the seconds before that."""
+    """Images/s of a whole evaluation, from its first image to its end, and the seconds before that."""
     from proxyclip.evaluation.counting import Settings
     from proxyclip.evaluation.evaluate import evaluate
 
     calls = []
 
-    def clocked(image, size):
-        calls.append(time.perf_counter())
-        return predict(image, size)
+    def clocked(stream):
+        def noted():
+            for ready in stream:
+                calls.append(time.perf_counter())
+                yield ready
+
+        return predict(noted())
 
     started = time.perf_counter()
     evaluate(clocked, samples, 21, resized, Settings(options.workers), limit=options.images)
@@ -151,28 +155,26 @@ def together(predict, samples, options) -> tuple[float, float]:
 
 
 def model_to_measure(options) -> tuple:
-    """A function from an image to labels, and its description."""
+    """From a stream of images to their labels, and its description."""
     import torch
 
     import proxyclip
+    from proxyclip.evaluation.counting import one_by_one
+    from proxyclip.evaluation.model_run import ModelRun
     from proxyclip.vocabulary import Vocabulary
 
     if options.pretend:
 
-        def wait(image, size):
+        def wait(image, size, stem):
             """Takes 1 / pretend seconds, whatever the processor is doing meanwhile."""
             time.sleep(1 / options.pretend)
             return np.zeros(size, np.int64)
 
-        return wait, "waiting only"
+        return one_by_one(wait), "waiting only"
     models = {"clip": options.clip} | ({"vfm": options.vfm} if options.method == "proxyclip" else {})
     model = proxyclip.load(method=options.method, **models, device=options.device, templates="{}")
-    vocabulary = Vocabulary.parse(config.queries)
-
-    def predict(image, size):
-        return model.predict(image, size, vocabulary, config.threshold, options.batch_windows).labels.cpu().numpy()
-
-    return predict, f"{options.clip} on {model.device}, {torch.get_num_threads()} threads"
+    run = ModelRun(model, Vocabulary.parse(config.queries), config.threshold, options.batch_windows)
+    return run, f"{options.clip} on {model.device}, {torch.get_num_threads()} threads"
 
 
 @main_guard

@@ -4,6 +4,7 @@
     python benchmarks/speed.py --tasks small      only the 500x375 image
     python benchmarks/speed.py --parts            attention and linear layers, compared with PyTorch's own kernels
     python benchmarks/speed.py --method           the training-free methods, compared with MaskCLIP; or name some
+    python benchmarks/speed.py --backend openvino OpenVINO compared with PyTorch, needs pip install .[openvino]
     python benchmarks/speed.py --device cuda      images/s for batches of 1, 4 and 16, with and without torch.compile
 
 Nothing is downloaded. The first line names the processor, because the ratios depend on it. All variants run in every
@@ -27,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 
 from benchmarks.accelerator import images_per_second  # noqa: E402
+from benchmarks.backend_speed import compare_backends  # noqa: E402
 from benchmarks.cpu import parts, processor, product_speed  # noqa: E402
 from benchmarks.method_speed import compare_methods  # noqa: E402
 from benchmarks.subject import TASKS, Subject, blobs, transformer_flop  # noqa: E402
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--method", nargs="*", choices=method_names())
+    parser.add_argument("--backend", choices=["openvino"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
@@ -132,6 +135,8 @@ def main() -> None:
         one(args.one, args.precision)
     elif args.method is not None:
         compare_methods(args.method or method_names(), args.rounds)
+    elif args.backend:
+        compare_backends(args.backend, args.rounds)
     elif args.parts:
         print(processor())
         parts()

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 
 import numpy as np
 import step_by_step
@@ -32,19 +33,24 @@ TASKS = {
 
 
 class Stopwatch:
-    """Adds up the time spent in some functions of a model."""
+    """Adds up the time during which at least one of some functions of a model runs, in any thread."""
 
     def __init__(self, *places):
-        self.seconds = 0.0
+        self.seconds, self.inside, self.lock = 0.0, 0, Lock()
         for owner, name in places:
             setattr(owner, name, self.timed(getattr(owner, name)))
 
     def timed(self, function):
         def run(*args):
-            start = time.perf_counter()
-            result = function(*args)
-            self.seconds += time.perf_counter() - start
-            return result
+            with self.lock:
+                self.inside += 1
+                self.seconds -= time.perf_counter() if self.inside == 1 else 0
+            try:
+                return function(*args)
+            finally:
+                with self.lock:
+                    self.inside -= 1
+                    self.seconds += time.perf_counter() if not self.inside else 0
 
         return run
 
