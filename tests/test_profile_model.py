@@ -61,7 +61,7 @@ def test_operations_of_attention_are_counted(name):
     model, image = tiny_head.head(name), torch.rand(3, 40, 56)
     text = random_text(model, 5)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.image_scores(image, text)
+        model.image_scores(image, text, 1)
     assert flop_of(model, image, text) == counter.get_total_flops()
     expected = (5, len(tiny_clip.TEMPLATES), 16) if name == "otseg" else (5, 16)
     assert text.shape == expected
