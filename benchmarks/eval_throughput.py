@@ -23,6 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
+from benchmarks.generated import photograph  # noqa: E402
 from configs.cfg_voc21 import config  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.image_io import resize, scaled_size  # noqa: E402
@@ -44,9 +45,7 @@ def generate(root: Path, count: int):
             for path, pattern in ((image, split.images), (label, split.labels)):
                 path.symlink_to(folder / pattern.format(stems[index % DIFFERENT]))
             continue
-        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize((WIDTH, HEIGHT), 3)
-        noise = random.normal(0, 12, (HEIGHT, WIDTH, 3))
-        Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(image, quality=92)
+        photograph(random, (HEIGHT, WIDTH)).save(image, quality=92)
         blocks = random.integers(0, 21, (8, 10)).astype(np.uint8)
         palette = Image.fromarray(np.kron(blocks, np.ones((47, 50), np.uint8))[:HEIGHT, :WIDTH])
         palette.putpalette(random.integers(0, 256, 768, np.uint8).tobytes())

@@ -9,6 +9,15 @@ from PIL import Image
 from proxyclip.image_io import read_image
 
 
+def photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Coarse colours and fine noise, of size (H, W): about as slow to decode as a photograph."""
+    height, width = size
+    coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize((width, height), 3)
+    return Image.fromarray(
+        (np.asarray(coarse) + random.normal(0, 12, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    )
+
+
 class Item(NamedTuple):
     stem: str
 
@@ -21,10 +30,7 @@ class Samples:
         self.items = [Item(f"{index:06d}") for index in range(count)]
         random, (height, width) = np.random.default_rng(0), size
         for index in range(self.different):
-            coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize((width, height), 3)
-            noise = random.normal(0, 12, (height, width, 3))
-            image = Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
-            image.save(folder / f"{index}.jpg", quality=92)
+            photograph(random, size).save(folder / f"{index}.jpg", quality=92)
             blocks = random.integers(0, classes, (8, 10)).astype(np.uint16)
             label = np.kron(blocks, np.ones((height // 8 + 1, width // 10 + 1), np.uint16))[:height, :width]
             Image.fromarray(label).save(folder / f"{index}.png")

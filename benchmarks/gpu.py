@@ -3,7 +3,7 @@
     python benchmarks/gpu.py                                          ViT-B/16 with DINO on all tasks, in bf16
     python benchmarks/gpu.py --pairs ViT-B-16+dino-vitb8 ViT-L-14+dino-vitb8 ViT-H-14+dino-vitb8 ViT-B-16+sam-vitb16
     python benchmarks/gpu.py --precisions fp32 bf16 fp16 --compile    more of everything
-    python benchmarks/gpu.py --plain                                  the step-by-step implementation beside it
+    python benchmarks/gpu.py --plain                                  and the step-by-step implementation
     python benchmarks/train_speed.py --device cuda                    seconds per training iteration of a head
 
 The loop is that of eval.py: JPEG files are read by worker processes, segmented, and counted. Weights are random, which

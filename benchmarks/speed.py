@@ -5,7 +5,7 @@
     python benchmarks/speed.py --parts            attention and linear layers, compared with PyTorch's own kernels
     python benchmarks/speed.py --method           the training-free methods, compared with MaskCLIP; or name some
     python benchmarks/speed.py --backend openvino OpenVINO compared with PyTorch, needs pip install .[openvino]
-    python benchmarks/speed.py --device cuda      images/s for batches of 1, 4 and 16, with and without torch.compile
+    python benchmarks/gpu.py                      on an accelerator
 
 Nothing is downloaded. The first line names the processor, because the ratios depend on it. All variants run in every
 round, so that changes in the speed of the machine affect all of them; the ratios are medians over rounds. Random
@@ -27,7 +27,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 
-from benchmarks.accelerator import images_per_second  # noqa: E402
 from benchmarks.backend_speed import compare_backends  # noqa: E402
 from benchmarks.cpu import parts, processor, product_speed  # noqa: E402
 from benchmarks.method_speed import compare_methods  # noqa: E402
@@ -127,7 +126,6 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--method", nargs="*", choices=method_names())
     parser.add_argument("--backend", choices=["openvino"])
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -140,8 +138,6 @@ def main() -> None:
     elif args.parts:
         print(processor())
         parts()
-    elif args.device != "cpu":
-        images_per_second(args.device, blobs(TASKS["small"]))
     else:
         compare(args.tasks, args.rounds)
 

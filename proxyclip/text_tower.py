@@ -1,4 +1,4 @@
-"""Where the text tower is: beside the image tower while it encodes names, on the CPU for the rest of the time.
+"""Where the text tower is: on the image tower's device while it encodes names, otherwise on the CPU.
 
 Its weights in float32 need up to 1.3 GiB, more than the image tower's in half precision, and names are encoded once.
 """
