@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import time
@@ -21,7 +22,7 @@ HOST = socket.gethostname()
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setenv("PROXYCLIP_PATIENCE", "1")
-    monkeypatch.setattr("proxyclip.evaluation.distributed.TIME_TO_TELL", 0.0)
+    monkeypatch.setattr("proxyclip.evaluation.distributed.TIME_TO_TELL", 1.0)  # rank 0 serves the store meanwhile
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
 
 
@@ -82,11 +83,12 @@ def failing(ranks, _):
     began = time.monotonic()
     with pytest.raises(InputError) as error:
         ranks.gather(0)
-    assert time.monotonic() - began < 0.9  # not after the patience
+    assert time.monotonic() - began < 3  # not after the patience
     raise error.value
 
 
-def test_a_rank_that_ends_tells_the_others_why(tmp_path):
+def test_a_rank_that_ends_tells_the_others_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYCLIP_PATIENCE", "4")
     found = told(tmp_path, failing)
     sentence = f"rank 1 on {HOST} ended (the disk is full); no counts are lost: rerun with --resume"
     assert found == {0: sentence, 1: "the disk is full", 2: sentence}
@@ -139,7 +141,8 @@ def killed_in_an_exchange(ranks, _):
 def test_a_connection_that_breaks_is_explained(tmp_path):
     found = told(tmp_path, killed_in_an_exchange)
     assert found.keys() == {0, 2}
-    assert all(said.startswith(f"rank 1 on {HOST} has not been heard from for 0 seconds; ") for said in found.values())
+    sentence = rf"rank 1 on {HOST} has not been heard from for [01] seconds; "  # 1: on a busy machine
+    assert all(re.match(sentence, said) for said in found.values())
 
 
 def unexpected(ranks, _):
