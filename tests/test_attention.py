@@ -94,6 +94,17 @@ def test_linear_of_views(faster, dtype):
     torch.testing.assert_close(result.double(), expected, atol=3 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+def test_gradients_of_linear(faster, trained):
+    given, weight, offset = random(2, 7, 9).requires_grad_(), random(5, 9, seed=1), random(5, seed=2)
+    parts = [given, weight.requires_grad_(trained), offset.requires_grad_(trained)]
+    parts = [part for part in parts if part.requires_grad]
+    found = torch.autograd.grad(linear.linear(given, weight, offset).square().sum(), parts)
+    expected = torch.autograd.grad(F.linear(given, weight, offset).square().sum(), parts)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_product(faster, dtype):
     a, b = random(2, 31, 12).to(dtype), random(2, 12, 17, seed=1).to(dtype).mT  # (2, 31, 12), (2, 17, 12)
@@ -119,6 +130,18 @@ def test_each_path_is_its_own(monkeypatch):
         product(random(1, 3, 4), random(1, 5, 4))
         attend(*random(3, 1, 2, 5, 4))
         assert called == paths
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 10, 16])
+def test_convolutions_are_computed_by_onednn(batch, threads):
+    """Without the dilation, those of small batches on one thread are not."""
+    torch.set_num_threads(threads)
+    given, weight = random(batch, 257, 128), random(384, 128, seed=1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        linear.convolution(given, weight)
+    assert "aten::mkldnn_convolution" in {event.key for event in profiled.key_averages()}
 
 
 def test_product_needs_as_many_of_both(monkeypatch):
