@@ -4,6 +4,7 @@ Shapes: B windows of c × c pixels, h × w the scores of one window, Q queries, 
 per class, H × W the image.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -18,6 +19,7 @@ from proxyclip.errors import InputError
 from proxyclip.image_io import resize_to, scaled_size, to_tensor
 from proxyclip.lanes import lanes_for
 from proxyclip.options import fits
+from proxyclip.sample import Sample
 from proxyclip.sliding import SlidingWindows, score_images
 from proxyclip.stitching import WindowScores
 from proxyclip.vocabulary import Vocabulary
@@ -107,6 +109,23 @@ class Scorer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.padding_colour.device
+
+    def score_each(
+        self, samples: Iterable[Sample], vocabulary: Vocabulary, batch_windows: int | None = None
+    ) -> Iterator[tuple[Sample, Tensor, WindowScores]]:
+        """Each sample with its prepared image (3, h, w) and its scores, in order.
+
+        Samples are taken only as batches need them. `Segmentor.decided` makes label maps of scores.
+        """
+        waiting = deque()
+
+        def images() -> Iterator[Tensor]:
+            for sample in samples:
+                waiting.append((sample, image := self.placed(sample.image)))
+                yield image
+
+        for scores in self.scores_of(images(), self.encode_classes(vocabulary), batch_windows):
+            yield *waiting.popleft(), scores
 
     def scores_of(self, images: Iterable[Tensor], text: Tensor, batch_windows: int | None) -> Iterator[WindowScores]:
         """The scores of each image; windows of several images share batches unless a method looks at whole images."""

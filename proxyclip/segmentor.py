@@ -3,7 +3,6 @@
 Shapes: Q queries, H × W the image, h × w the image as it is scored.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -155,15 +154,8 @@ class Segmentor(Scorer):
         classes whose score maps are wanted, by index. confidence: whether the winning scores are. The tensors are on
         the model's device; see `to_host`.
         """
-        rule, keep, waiting = rule or self.label_rule, tuple(keep), deque()
-
-        def images() -> Iterator[Tensor]:
-            for sample in samples:
-                waiting.append((sample, image := self.placed(sample.image)))  # (3, h, w)
-                yield image
-
-        for scores in self.scores_of(images(), self.encode_classes(vocabulary), batch_windows):
-            sample, image = waiting.popleft()
+        rule, keep = rule or self.label_rule, tuple(keep)
+        for sample, image, scores in self.score_each(samples, vocabulary, batch_windows):
             given = sample.size, vocabulary, rule, keep, sample.name, confidence
             yield sample, self.decided(scores, image, *given)
 

@@ -9,6 +9,7 @@ import torch
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import per_class, scores
 from proxyclip.evaluation.threshold_counts import ThresholdCounts
+from proxyclip.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ def curves(model, samples: Iterable, vocabulary, scales: tuple[float, ...] = ())
         raise InputError(f"{model.method} has no logit scale: its scores are compared with the threshold as they are")
     rules = [replace(model.label_rule, threshold=0.0, scale=scale) for scale in scales or (model.label_rule.scale,)]
     counts = [ThresholdCounts(len(vocabulary.classes)) for _ in rules]
-    text = model.encode_classes(vocabulary)
-    for stem, image, ground_truth in samples:
-        prepared = model.prepare(image)  # (3, h, w)
-        found = next(model.scores_of([prepared], text, None))
+    stream = (
+        Sample(model.staged(model.resize(image)), image.shape[:2], stem, ground_truth)
+        for stem, image, ground_truth in samples
+    )
+    for sample, image, found in model.score_each(stream, vocabulary):
         for rule, counted in zip(rules, counts, strict=True):
-            labels, confidence, _ = model.decided(found, prepared, image.shape[:2], vocabulary, rule, name=stem)
-            counted.add(labels.cpu().numpy(), confidence.cpu().numpy(), ground_truth)
+            labels, confidence, _ = model.decided(found, image, sample.size, vocabulary, rule, name=sample.name)
+            counted.add(labels.cpu().numpy(), confidence.cpu().numpy(), sample.given)
     if not counts[0].counts.any():
         raise InputError("the labels contain no pixel that is scored")
     return [curve(rule.scale, counted) for rule, counted in zip(rules, counts, strict=True)]
