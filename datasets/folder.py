@@ -6,6 +6,7 @@ not scored.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,26 @@ class Item(NamedTuple):
     stem: str
     image: Path
     label: Path
+
+
+@dataclass(frozen=True)
+class Items(Sequence):
+    """The pairs of a split, from the names alone: paths of a million images would take a gigabyte."""
+
+    path: Path  # of the dataset's folder
+    files: Split
+    stems: list[str]
+
+    def __len__(self):
+        return len(self.stems)
+
+    def __getitem__(self, index: int | slice) -> "Item | Items":
+        if isinstance(index, slice):
+            return replace(self, stems=self.stems[index])
+        stem = self.stems[index]
+        return Item(
+            stem, *(self.path / pattern.replace("{}", stem) for pattern in (self.files.images, self.files.labels))
+        )
 
 
 class Sample(NamedTuple):
@@ -49,9 +70,7 @@ class SegmentationFolder(Sequence):
     ):
         self.path, self.files, self.values, self.how_to_get = path, files, values, how_to_get
         stems = listed(path / files.listing, how_to_get) if files.listing else self._found()
-        self.items = [
-            Item(s, path / files.images.replace("{}", s), path / files.labels.replace("{}", s)) for s in stems
-        ]
+        self.items = Items(path, files, stems)
         if not allow_missing and (missing := self.missing()):
             more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
             raise NotFound(f"{values.dataset}: {missing[0]}{more} not found; {how_to_get}")
@@ -72,12 +91,16 @@ class SegmentationFolder(Sequence):
 
     def __getitem__(self, index: int) -> Sample:
         """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
-        item = self.items[index]
-        image, label = read_image(item.image), self.values.read(item.label)
-        if image.shape[:2] != label.shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
-            raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
-        return Sample(item.stem, image, label)
+        return read_pair(self.items[index], self.values)
+
+
+def read_pair(item: Item, values: LabelValues) -> Sample:
+    """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
+    image, label = read_image(item.image), values.read(item.label)
+    if image.shape[:2] != label.shape:
+        sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
+        raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
+    return Sample(item.stem, image, label)
 
 
 def listed(path: Path, how_to_get: str) -> list[str]:

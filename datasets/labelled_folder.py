@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.folder import Item, Sample
+from datasets.folder import Item, Sample, read_pair
 from datasets.label_map import LabelValues
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import read_image
 
 
 class LabelledFolder(Sequence):
@@ -33,12 +32,7 @@ class LabelledFolder(Sequence):
 
     def __getitem__(self, index: int) -> Sample:
         """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
-        item = self.items[index]
-        image, label = read_image(item.image), self.values.read(item.label)
-        if image.shape[:2] != label.shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
-            raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
-        return Sample(item.stem, image, label)
+        return read_pair(self.items[index], self.values)
 
 
 def image_of(folder: Path, stem: str) -> Path:

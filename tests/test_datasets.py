@@ -48,6 +48,8 @@ def test_official_layout_is_read(config, tmp_path):
     pairs = build(tmp_path, config, stored)
     folder = load_config(config).data.open(tmp_path)
     assert [tuple(item) for item in folder.items] == pairs
+    assert [*folder.items[1:]] == [*folder.items][1:] and tuple(folder.items[-1]) == pairs[-1]
+    assert len(folder.items[:1]) == 1 and not folder.items[len(pairs) :]
     for sample, label, (stem, image, _) in zip(folder, stored, pairs, strict=True):
         assert sample.stem == stem
         assert sample.label.dtype == np.int32 and sample.label.shape == label.shape
