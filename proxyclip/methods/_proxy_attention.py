@@ -7,6 +7,8 @@ values.
 import torch
 from torch import Tensor
 
+from proxyclip import fused
+
 CPU_BLOCK, ACCELERATOR_BLOCK = 2**20, 2**28  # pairs of patches: what a processor's cache holds, 1 GiB of float32
 SHORTEST = 1e-12  # a patch whose features are shorter has none
 
@@ -29,23 +31,44 @@ def proxy_attend(features: Tensor, values: Tensor, beta: float, gamma: float) ->
     weighable = values if in_range else values.float()  # (B, N, D)
     length = torch.linalg.vector_norm(patches, dim=2, keepdim=True, dtype=torch.float32)  # (B, N, 1)
     scale = (length > SHORTEST) / length.clamp(min=SHORTEST)  # (B, N, 1)
-    own = (scale > 0).float()  # (B, N, 1): the similarity of a patch with itself
     # The mean similarity of all pairs of unit vectors is the squared length of their mean.
     least = beta * (patches * scale).mean(1, keepdim=True).square().sum(2, keepdim=True)  # (B, 1, 1)
 
     mixed = torch.empty_like(values)  # (B, N, D)
     for windows, rows in blocks(len(values), values.shape[1], values.device):
         similarity = product(patches[windows, rows], patches[windows].mT)  # (b, r, N)
-        similarity.mul_(scale[windows, rows]).mul_(scale[windows].mT)
-        dropped = similarity < least[windows]
-        # Rounding lets a similarity exceed the one on the diagonal, which a large gamma would turn into infinity.
-        logits = similarity.sub_(own[windows, rows]).clamp_(max=0).mul_(gamma)  # (b, r, N)
-        # A copy, as the backward pass needs the exponentials; they are masked afterwards, as exp(-inf) is slow on CPUs.
-        weights = logits.exp_().to(weighable.dtype, copy=True).masked_fill_(dropped, 0.0)  # (b, r, N)
-        weights.diagonal(rows.start, 1, 2).fill_(1.0)
-        total = weights.sum(2, keepdim=True, dtype=torch.float32)  # (b, r, 1)
+        given = similarity, scale[windows], least[windows], gamma, rows.start, weighable.dtype
+        weights, total = weigher(similarity)(*given)  # (b, r, N), (b, r, 1)
         mixed[windows, rows] = (product(weights, weighable[windows]) / total).to(values.dtype)
     return mixed
+
+
+def weigher(similarity: Tensor):
+    """`weigh`, in one pass over memory where that is possible."""
+    if similarity.requires_grad or not fused.available(similarity.device):
+        return weigh
+    from proxyclip.fused.proxy_weights import weigh as fused_weigh  # here: it needs Triton
+
+    return fused_weigh
+
+
+def weigh(
+    similarity: Tensor, scale: Tensor, least: Tensor, gamma: float, first: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Weights (b, r, N) in `dtype` and their sums (b, r, 1) float32.
+
+    similarity: (b, r, N) float32, inner products of the patches from `first` on with all N; is overwritten. scale:
+    (b, N, 1), the reciprocal of their lengths, 0 without features. least: (b, 1, 1), below which a weight is 0.
+    """
+    chosen = scale[:, first : first + similarity.shape[1]]  # (b, r, 1)
+    similarity.mul_(chosen).mul_(scale.mT)
+    dropped = similarity < least
+    # Rounding lets a similarity exceed the one on the diagonal, which a large gamma would turn into infinity.
+    logits = similarity.sub_((chosen > 0).float()).clamp_(max=0).mul_(gamma)  # (b, r, N)
+    # A copy, as the backward pass needs the exponentials; they are masked afterwards, as exp(-inf) is slow on CPUs.
+    weights = logits.exp_().to(dtype, copy=True).masked_fill_(dropped, 0.0)  # (b, r, N)
+    weights.diagonal(first, 1, 2).fill_(1.0)
+    return weights, weights.sum(2, keepdim=True, dtype=torch.float32)
 
 
 def blocks(windows: int, patches: int, device: torch.device) -> list[tuple[slice, slice]]:
