@@ -2,8 +2,8 @@
 
 The system hands memory out again page by page and filled with zeros, which takes up to a tenth of the processor time of
 small models. glibc, the C library of most Linux systems, keeps freed blocks up to limits that it raises as it sees
-larger ones. Here they start where that ends. `main_guard` does so for all scripts; when using the library, call
-`keep_memory` yourself.
+larger ones. Here they are set to the highest values that it would choose. `main_guard` does so for all scripts; when
+using the library, call `keep_memory` yourself.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import os
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
-LARGEST = 32 * 2**20  # bytes of a block: as far as glibc goes by itself
+LARGEST = 32 * 2**20  # bytes of a block: the most that glibc raises its limit to
 
 
 def keep_memory() -> None:

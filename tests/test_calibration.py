@@ -38,8 +38,10 @@ def test_counts_are_those_of_a_prediction_with_each_threshold():
 
 
 @pytest.mark.parametrize("refine", [None, "pamr:steps=2"])
-def test_curves_are_those_of_segment_with_each_threshold(refine):
+def test_curves_are_those_of_segment_with_each_threshold(refine, monkeypatch):
     model = proxyclip.load("mini", refine=refine)
+    batches = model.batches(6)  # two images of nine windows: three batches together, four apart
+    monkeypatch.setattr(model, "batches", lambda asked: batches)
     vocabulary, _ = with_background(NAMES, "threshold")
     samples = []
     for seed in (500, 501):
@@ -49,7 +51,7 @@ def test_curves_are_those_of_segment_with_each_threshold(refine):
     window_scores = model.window_scores
     model.window_scores = lambda crops, text: runs.append(len(crops)) or window_scores(crops, text)
     found = curves(model, samples, vocabulary, (10.0, 40.0))
-    assert runs == 2 * [model.batches(None).size]  # one run for all scales and thresholds
+    assert runs == 3 * [6]  # one run for all scales and thresholds
     for curve, scale in zip(found, (10.0, 40.0), strict=True):
         model = proxyclip.load("mini", refine=refine, logit_scale=scale)
         for index in (0, 33, 66, 99):
@@ -61,6 +63,17 @@ def test_curves_are_those_of_segment_with_each_threshold(refine):
             assert curve.miou[index] == matrix.scores()["mIoU"] and curve.accuracy[index] == matrix.scores()["aAcc"]
             assert curve.background[index] == matrix.scores()["per_class"]["IoU"][0]
         assert len(set(curve.miou)) > 5 and curve.miou[curve.best] == curve.miou.max()
+
+
+def test_refinements_hear_the_name_of_each_image(monkeypatch):
+    """Masks from a folder are found by it."""
+    model, names = proxyclip.load("mini"), []
+    decided = model.decided
+    monkeypatch.setattr(model, "decided", lambda *given, name: names.append(name) or decided(*given, name=name))
+    vocabulary, _ = with_background(NAMES, "threshold")
+    samples = [(str(seed), image, label % 4) for seed in (500, 501) for image, label in [scenes.draw(seed)]]
+    curves(model, samples, vocabulary)
+    assert names == ["500", "501"]
 
 
 def test_without_scored_pixels_there_is_nothing_to_find():

@@ -1,7 +1,7 @@
 """Kernels in Triton for what PyTorch does in several passes over memory. Triton comes with PyTorch for CUDA.
 
-Every kernel computes what the PyTorch operations beside its call compute; those are used wherever Triton is not there.
-PROXYCLIP_GPU_KERNELS=pytorch does without it, =triton insists on it.
+Each kernel gives the result of the PyTorch operations that it replaces, up to rounding. Where Triton is missing or does
+not work, those are used. PROXYCLIP_GPU_KERNELS=pytorch chooses them everywhere, =triton requires the kernels.
 """
 
 import os

@@ -82,7 +82,11 @@ def decide_block(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A block of pixels, query after query: their scores are rows · source · columnsᵀ."""
+    """A block of pixels, query after query: their scores are down · source · across, a small matrix on either side.
+
+    source: (R, Q, C). first_row, first_column: where the scores that each block draws on begin. row_weights,
+    column_weights: see `Blocks`. owners, subtract, excluded: (Q,). labels, confidence: (height, width).
+    """
     block_row, block_column = tl.program_id(0), tl.program_id(1)
     y, x = block_row * ROWS + tl.arange(0, ROWS), block_column * COLUMNS + tl.arange(0, COLUMNS)
     near_row, near_column = tl.arange(0, NEAR_ROWS), tl.arange(0, NEAR_COLUMNS)

@@ -4,6 +4,8 @@ Shapes: B windows, h × w patches, N = h * w, b windows and r rows of a block, C
 values.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,8 +45,8 @@ def proxy_attend(features: Tensor, values: Tensor, beta: float, gamma: float) ->
     return mixed
 
 
-def weigher(similarity: Tensor):
-    """`weigh`, in one pass over memory where that is possible."""
+def weigher(similarity: Tensor) -> Callable:
+    """`weigh`, or the kernel that does the same in one pass over memory; the kernel has no backward pass."""
     if similarity.requires_grad or not fused.available(similarity.device):
         return weigh
     from proxyclip.fused.proxy_weights import weigh as fused_weigh  # here: it needs Triton
