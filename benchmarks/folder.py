@@ -22,7 +22,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import processor  # noqa: E402
 from datasets import scenes  # noqa: E402
-from proxyclip.backbones.cpu_kernels import convolutions_are_faster  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 50  # so many different files; the others are links to them
@@ -65,8 +63,6 @@ def parse() -> argparse.Namespace:
 @main_guard
 def main() -> None:
     options = parse()
-    # Measured anew in each process, the choice could differ between the two ways, and with it a pixel or two.
-    os.environ.setdefault("PROXYCLIP_CPU_LINEAR", "onednn" if convolutions_are_faster(torch.float32) else "mkl")
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {date.today()}")
     with tempfile.TemporaryDirectory() as scratch:
         if options.memory:

@@ -4,7 +4,6 @@
     python benchmarks/gpu.py --pairs ViT-B-16+dino-vitb8 ViT-L-14+dino-vitb8 ViT-H-14+dino-vitb8 ViT-B-16+sam-vitb16
     python benchmarks/gpu.py --precisions fp32 bf16 fp16 --compile    more of everything
     python benchmarks/gpu.py --plain                                  and the step-by-step implementation
-    PROXYCLIP_GPU_KERNELS=pytorch python benchmarks/gpu.py            without the Triton kernels
     python benchmarks/train_speed.py --device cuda                    seconds per training iteration of a head
 
 The loop is that of eval.py: JPEG files are read by worker processes, segmented, and counted. Weights are random, which
@@ -35,7 +34,6 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import proxyclip  # noqa: E402
 from benchmarks.generated import Samples  # noqa: E402
-from proxyclip import fused  # noqa: E402
 from proxyclip.backbones.precision import PRECISIONS, resolve_device  # noqa: E402
 from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.evaluation.counting import Settings  # noqa: E402
@@ -197,8 +195,7 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else options.device
-    kernels = "Triton" if fused.available(device) else "PyTorch alone"
-    versions = f"torch {torch.__version__}, kernels: {kernels}"
+    versions = f"torch {torch.__version__}"
     print(f"{name}, {versions}, {options.images} images, {options.workers} data-loading workers")
     for pair in options.pairs:
         for task in options.tasks:

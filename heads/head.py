@@ -15,6 +15,7 @@ from heads.clips import clip_fingerprint
 from heads.options import Options
 from heads.text_embeddings import read_text_embeddings
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.cpu_kernels import cpu_settings
 from proxyclip.backbones.normalise import Normalise
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.label_rule import LabelRule
@@ -162,6 +163,7 @@ class TrainableHead(Segmentor):
             "text_embeddings": self.options.text_embeddings and Path(self.options.text_embeddings).name,
             "templates": len(self.templates),
             "precision": str(self.precision).removeprefix("torch."),
+            **cpu_settings(self.device),
             "tf32": False,  # whatever the caller has set: see exact_float32
             **self.refinement_settings(),
             **({"antialias": True} if self.antialias else {}),

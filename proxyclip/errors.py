@@ -7,7 +7,6 @@ import sys
 import time
 from typing import NoReturn
 
-from proxyclip.heap import keep_memory
 from proxyclip.threads import wait_passively
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +32,6 @@ def main_guard(main):
     @functools.wraps(main)
     def guarded(*args, **kwargs):
         wait_passively()
-        keep_memory()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")

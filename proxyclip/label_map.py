@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from proxyclip import fused
 from proxyclip.best_query import Decision, Seen
 from proxyclip.label_rule import LabelMap, LabelRule, ruled
 from proxyclip.score_tiles import tiles
@@ -44,11 +43,6 @@ def label_map(
 def decided(scores, size, tile, decision: Decision, excluded: Tensor | None) -> LabelMap:
     """The best query at each pixel but the excluded ones, (Q,) bool, before the threshold."""
     decision = replace(decision, excluded=excluded)
-    if fused.available(scores.views[0].scores.device):
-        from proxyclip.fused.decision import decide  # here: it needs Triton
-
-        if (found := decide(scores, size, decision)) is not None:
-            return found
     device, queries = scores.views[0].scores.device, scores.views[0].scores.shape[1]
     labels = torch.empty(size, dtype=decision.class_of_query.dtype, device=device)
     confidence = torch.empty(size, device=device) if decision.scored else None

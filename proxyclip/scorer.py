@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from proxyclip.batches import Batches, windows_per_batch
 from proxyclip.compiled import CompiledScores
-from proxyclip.device_resize import matches_host, resize_on
 from proxyclip.errors import InputError
 from proxyclip.image_io import resize_to, scaled_size, to_tensor
-from proxyclip.lanes import lanes_for
 from proxyclip.options import fits
 from proxyclip.sample import Sample
 from proxyclip.sliding import SlidingWindows, score_images
@@ -88,23 +86,12 @@ class Scorer(nn.Module):
         image = image.to(self.device, non_blocking=True)
         if image.dtype != torch.uint8:
             return image
-        if self.resizes_on_device:
-            image = resize_on(image, self.size_for(*image.shape[:2]), self.antialias)  # (h, w, 3)
         return image.permute(2, 0, 1).float().div(255)  # (3, h, w)
 
     @property
     def resize(self) -> Callable[[np.ndarray], np.ndarray]:
-        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8; can be pickled, for worker processes.
-
-        On a device that resizes images itself, with the same bytes, the image as it is.
-        """
-        if self.resizes_on_device:
-            return unchanged
+        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8; can be pickled, for worker processes."""
         return partial(resize_to, size_for=self.size_for, antialias=self.antialias)
-
-    @property
-    def resizes_on_device(self) -> bool:
-        return self.device.type != "cpu" and matches_host()
 
     @property
     def device(self) -> torch.device:
@@ -135,8 +122,7 @@ class Scorer(nn.Module):
 
     def _windows_of(self, images: Iterable[Tensor], text: Tensor, batch_windows: int | None) -> Iterator[WindowScores]:
         score, batches = partial(self.window_scores, text=text), self.batches(batch_windows)
-        pool = None if self.compiled else lanes_for(self.device)  # a model is not compiled twice at once
-        return score_images(score, images, self.windows, self.padding_colour, batches, self.window_size, pool)
+        return score_images(score, images, self.windows, self.padding_colour, batches, self.window_size)
 
     def compile_scores(self, backend: str = "inductor") -> None:
         """Compiles `window_scores` when it is first used; see `CompiledScores`."""
@@ -158,10 +144,6 @@ class Scorer(nn.Module):
             size = batch_windows or windows_per_batch(side, self.patch_size, self.device, parameters)
             self._batches[key] = Batches(int(size))
         return self._batches[key]
-
-
-def unchanged(image: np.ndarray) -> np.ndarray:
-    return image
 
 
 def as_it_is(height: int, width: int) -> tuple[int, int]:

@@ -5,7 +5,6 @@ Shapes: Q queries, H × W the image, c_h × c_w a padded window, h × w the scor
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from proxyclip.batches import Batches
 from proxyclip.errors import InputError
-from proxyclip.lanes import LANES, submit
 from proxyclip.stitching import View, WindowScores
 
 LARGEST_MULTIPLE = 1024  # every window is padded to it, and its memory grows with the square
@@ -87,7 +85,6 @@ def score_images(
     padding_colour: Tensor,
     batches: Batches,
     window_size: tuple[int, int] | None = None,
-    pool: ThreadPoolExecutor | None = None,
 ) -> Iterator[WindowScores]:
     """The scores of each image's windows, in order; they depend on that image alone.
 
@@ -95,21 +92,16 @@ def score_images(
     image smaller than that, or one that is not cut, has batches of its own.
 
     window_scores: (B, 3, c_h, c_w) -> (B, Q, h, w). images: (3, H, W) RGB in [0, 1], of any sizes, taken only as
-    batches need them. window_size: of the views. pool: computes batches, see `lanes_for`; None: the caller's thread.
+    batches need them. window_size: of the views.
     """
     shared: list[tuple[Tensor, list[Tensor]]] = []  # crops (3, c_h, c_w) that wait, each with the list for its scores
     unfinished: deque[tuple[tuple[int, int], list[Tensor]]] = deque()  # images' sizes and windows scored so far
-    running: deque[tuple[Future, list[list[Tensor]]]] = deque()  # batches, with the lists for their scores
-    ahead = 0 if pool is None else LANES
 
-    def score(crops: list[tuple[Tensor, list[Tensor]]], padded: bool, ahead: int = ahead) -> None:
-        found = submit(pool, batches.run, window_scores, [crop for crop, _ in crops], padded)
-        running.append((found, [done for _, done in crops]))
+    def score(crops: list[tuple[Tensor, list[Tensor]]], padded: bool) -> None:
+        found = batches.run(window_scores, [crop for crop, _ in crops], padded)
+        for (_, done), scores in zip(crops, found, strict=True):
+            done.append(scores)  # (Q, h, w)
         crops.clear()
-        while len(running) > ahead:
-            found, waiting = running.popleft()
-            for done, scores in zip(waiting, found.result(), strict=True):
-                done.append(scores)  # (Q, h, w)
 
     def finished() -> Iterator[WindowScores]:
         while unfinished and len(unfinished[0][1]) == windows.count(unfinished[0][0]):
@@ -128,10 +120,10 @@ def score_images(
                 yield from finished()
         if crops and not whole_crops:
             score(crops, False)
-        if len(unfinished) > (1 + 2 * ahead) * batches.size:
+        if len(unfinished) > batches.size:
             score(shared, True)  # images of other sizes must not pile up behind windows that wait
         yield from finished()
-    score(shared, True, ahead=0)
+    score(shared, True)
     yield from finished()
 
 

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # kernels run in Triton's interpreter; it is read when Triton is imported
 
 
 @pytest.fixture(autouse=True)

@@ -7,35 +7,10 @@ from host_traffic import DEVICE, host_traffic
 from tiny_vfm import FAMILIES, images, tiny
 
 import proxyclip
-from proxyclip import fused
 from proxyclip.label_map import label_map
 from proxyclip.label_rule import LabelRule
-from proxyclip.methods._proxy_attention import proxy_attend
 from proxyclip.sliding import SlidingWindows
 from proxyclip.stitching import View, WindowScores
-
-
-class Launches:
-    """In place of a Triton kernel: notes the grids it would be launched with."""
-
-    def __init__(self):
-        self.grids = []
-
-    def __getitem__(self, grid):
-        return lambda *given, **constants: self.grids.append(grid)
-
-
-@pytest.fixture
-def kernels(monkeypatch) -> dict[str, Launches]:
-    """Everything but the Triton kernels themselves runs as on a GPU."""
-    pytest.importorskip("triton", reason="there is no Triton for this system")
-    from proxyclip.fused import decision, proxy_weights
-
-    monkeypatch.setattr(fused, "available", lambda device: True)
-    made = {"weigh_row": Launches(), "decide_block": Launches()}
-    monkeypatch.setattr(proxy_weights, "weigh_row", made["weigh_row"])
-    monkeypatch.setattr(decision, "decide_block", made["decide_block"])
-    return made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -60,23 +35,6 @@ def test_label_maps(rule, keep):
     with host_traffic() as found:
         labels, confidence, maps = label_map(scores, (375, 500), rule, owners, subtract, keep)
     assert found == [] and {labels.device, confidence.device, *(kept.device for kept in maps.values())} == {DEVICE}
-
-
-def test_proxy_attention_with_the_kernel(kernels):
-    features, values = torch.zeros(3, 8, 5, 6, device=DEVICE), torch.zeros(3, 30, 4, device=DEVICE)
-    with host_traffic() as found:
-        proxy_attend(features, values, 1.2, 3.0)
-    assert found == [] and kernels["weigh_row"].grids == [(30, 3)]
-
-
-def test_label_maps_with_the_kernel(kernels):
-    scores = WindowScores((View(torch.zeros(84, 300, 84, device=DEVICE), SlidingWindows(336, 112), (448, 448)),))
-    owners = torch.zeros(300, dtype=torch.uint8, device=DEVICE)
-    label_map(scores, (375, 500), LabelRule(), owners)
-    with host_traffic() as found:
-        labels, confidence, _ = label_map(scores, (375, 500), LabelRule(threshold=0.3), owners)
-    assert found == [] and {labels.device, confidence.device} == {DEVICE}
-    assert kernels["decide_block"].grids == [(12, 8)] * 2  # one launch an image: blocks of 32 × 64 pixels
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -394,7 +394,7 @@ def test_load_hands_everything_on(folders):
         "method": "ProxyCLIP", "clip": folders["clip"], "clip_activation": "GELU", "vfm": folders["vfm"] + " k layer 2",
         "beta": 1.1, "gamma": 4.0, "short_side": 50,
         "crop": 48, "stride": 16, "multiple": 56, "logit_scale": 40.0, "templates": 1, "two_steps": False, "area": 0.0,
-        "precision": "float32", "tf32": False,
+        "precision": "float32", "linear": "onednn", "tf32": False,
     }  # fmt: skip
     assert model.windows == SlidingWindows(48, 16, 56, min_side=8) and model.templates == ("the {}",)
     assert model.vfm.features == "k" and len(model.vfm.vit.blocks) == 2

@@ -8,7 +8,6 @@ import tiny_clip
 import torch
 import torch.nn.functional as F
 
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.errors import InputError
 from proxyclip.methods import find_method
 from proxyclip.methods._gaussian_window import omega
@@ -165,15 +164,15 @@ def test_an_image_s_scores_do_not_depend_on_the_batch_or_on_what_was_scored_befo
 @torch.inference_mode()
 def test_half_precision(clip, name, monkeypatch):
     """A bias of another type would cost the fused kernels of accelerators."""
-    module, types = find_method(name), set()
+    types, attend = set(), torch.nn.functional.scaled_dot_product_attention
 
-    def noted(query, key, value, bias=None, scale=None):
-        types.update(part.dtype for part in (query, key, value, bias) if part is not None)
-        return attend(query, key, value, bias, scale)
+    def noted(query, key, value, attn_mask=None, scale=None):
+        types.update(part.dtype for part in (query, key, value, attn_mask) if part is not None)
+        return attend(query, key, value, attn_mask=attn_mask, scale=scale)
 
     images, text = pictures((40, 24)), unit(torch.randn(4, 16, generator=torch.Generator().manual_seed(5)))
     exact = model(name, clip).window_scores(images, text)
-    monkeypatch.setattr(module, "attend", noted)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     for dtype in (torch.bfloat16, torch.float16):
         types.clear()
         half = model(name, deepcopy(clip)).set_precision(dtype)

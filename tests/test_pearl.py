@@ -3,10 +3,10 @@
 import pytest
 import tiny_clip
 import torch
+import torch.nn.functional as F
 from largest_tensors import Shapes
 
 from proxyclip.errors import InputError
-from proxyclip.methods import pearl
 from proxyclip.methods.pearl import Options, rotation
 
 
@@ -86,13 +86,12 @@ def test_attention_is_never_held_for_all_pairs_of_tokens():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_attention_is_in_float32_whatever_the_precision_of_the_tower(monkeypatch, dtype):
-    given = []
-    attend = pearl.attend
-    monkeypatch.setattr(pearl, "attend", lambda *args, **options: given.append(args) or attend(*args, **options))
+    given, attend, functional = [], F.scaled_dot_product_attention, "torch.nn.functional.scaled_dot_product_attention"
+    monkeypatch.setattr(functional, lambda *args, **options: given.append(args) or attend(*args, **options))
     model = tiny_clip.model("pearl").set_precision(dtype)
     found = model.embed(images(2, 24, 40))
     assert found.dtype == dtype and found.isfinite().all()
-    assert [part.dtype for part in given[0]] == [torch.float32] * 3
+    assert [part.dtype for part in given[-1]] == [torch.float32] * 3  # of the last block
     exact = tiny_clip.model("pearl").embed(images(2, 24, 40))
     torch.testing.assert_close(found.float(), exact, atol=0.15, rtol=0)
 

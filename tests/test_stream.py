@@ -112,7 +112,6 @@ def test_an_evaluation_on_an_accelerator_never_waits(method):
 
     evaluate(2)  # the first image of a size takes its matrices from the host
     found = evaluate(5)
-    assert model.resize(SKY) is SKY  # the device resizes it
     assert len(tally.images) == 5 and len(found) == 2 * 5 and set(found) == {"aten._to_copy.default"}
 
 

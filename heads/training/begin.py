@@ -16,7 +16,8 @@ from heads.training.optimiser import make_optimiser
 from heads.training.plan import HeadPlan
 from heads.training.run import Pace, Training
 from heads.training.schedule import Schedule
-from heads.training.state import STATE, Progress, check_settings, load_state, read_state, settle_linear_layers
+from heads.training.state import STATE, Progress, check_settings, load_state, read_state
+from proxyclip.backbones.cpu_kernels import cpu_linear
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.vocabulary import Vocabulary
 
@@ -66,7 +67,7 @@ def begin(
     state = read_state(file) if ranks.from_first(resume and file.exists()) else None
     if state:
         check_settings(file, state, settings)
-    progress = Progress(linear=settle_linear_layers(state))
+    progress = Progress(linear=cpu_linear())
     head = planned.build(recipe.seed)
     head.checkpointing = recipe.checkpointing
     clip = head.clip_fingerprint

@@ -8,14 +8,13 @@ fixed order, and the last digits differ from run to run.
 """
 
 import io
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from heads.head import TrainableHead
-from proxyclip.backbones.cpu_kernels import convolutions_are_faster
+from proxyclip.backbones.cpu_kernels import cpu_linear
 from proxyclip.backbones.weights import load_strict, read_whole
 from proxyclip.errors import InputError
 from proxyclip.files import write_whole
@@ -103,11 +102,7 @@ def load_state(path: Path, state: dict, head: TrainableHead, optimiser, clip: st
         optimiser.load_state_dict(state["optimiser"])
     except ValueError as error:
         raise InputError(f"{path} does not fit this head: {error}") from None
-    return Progress(**state["progress"])
-
-
-def settle_linear_layers(state: dict | None) -> str:
-    """Which library computes linear layers on a CPU (see `proxyclip.backbones.cpu_kernels`), from now on: that of the
-    state, or the faster one. Their results differ in the last digits, so a resumed run must not choose again."""
-    faster = "onednn" if state is None and convolutions_are_faster(torch.float32) else "mkl"
-    return os.environ.setdefault("PROXYCLIP_CPU_LINEAR", faster if state is None else state["progress"]["linear"])
+    progress = Progress(**state["progress"])
+    if progress.linear != cpu_linear():
+        raise InputError(f"{path} was computed with PROXYCLIP_CPU_LINEAR={progress.linear}: set it to continue")
+    return progress

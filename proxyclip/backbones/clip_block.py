@@ -4,9 +4,10 @@ Shapes: B windows, T tokens (the class token first), D width, d width of a head.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.backbones.cpu_kernels import attend, linear
+from proxyclip.backbones.cpu_kernels import linear
 from proxyclip.backbones.quick_gelu import activate
 
 
@@ -41,7 +42,7 @@ def run_block(block: nn.Module, tokens: Tensor, context: Tensor | None = None) -
     context: (B, P, D), further tokens that are attended to, and of which no output is needed.
     """
     query, key, value = heads(block, tokens) if context is None else heads_in_context(block, tokens, context)
-    return after_attention(block, tokens, attend(query, key, value))
+    return after_attention(block, tokens, F.scaled_dot_product_attention(query, key, value))
 
 
 def after_attention(block: nn.Module, tokens: Tensor, mixed: Tensor) -> Tensor:

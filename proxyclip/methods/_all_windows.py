@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.cpu_kernels import product
+from proxyclip.backbones.cpu_kernels import linear
 
 BLOCK = 8_000_000  # pairs of patches at a time: several matrices of 32 MB
 
@@ -22,7 +22,7 @@ def blocks(patches: int) -> Iterator[slice]:
 
 def times(rows: Tensor, columns: Tensor) -> Tensor:
     """rows · columnsᵀ: (r, I), (m, I) -> (r, m)."""
-    return product(rows[None], columns[None])[0]
+    return linear(rows[None], columns)[0]
 
 
 def proxy_anchors(

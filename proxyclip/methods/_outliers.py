@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.cpu_kernels import product
-
 
 def outlier_scores(tokens: Tensor, neighbours: int) -> Tensor:
     """How lonely each patch is, by the local outlier factor in its simple form: (B, N, D) float32 -> (B, N).
@@ -18,7 +16,7 @@ def outlier_scores(tokens: Tensor, neighbours: int) -> Tensor:
     The squared distance to the last of its nearest neighbours, divided by the harmonic mean of theirs.
     """
     centred = tokens - tokens.mean(1, keepdim=True)  # differences of large numbers would not be exact
-    products = product(centred, centred)  # (B, N, N)
+    products = centred @ centred.mT  # (B, N, N)
     squares = products.diagonal(dim1=1, dim2=2)  # (B, N)
     distances = squares[:, :, None] + squares[:, None] - 2 * products  # (B, N, N)
     distances.diagonal(dim1=1, dim2=2).fill_(math.inf)  # no patch is its own neighbour

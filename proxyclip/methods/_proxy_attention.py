@@ -4,12 +4,8 @@ Shapes: B windows, h × w patches, N = h * w, b windows and r rows of a block, C
 values.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-from proxyclip import fused
 
 CPU_BLOCK, ACCELERATOR_BLOCK = 2**20, 2**28  # pairs of patches: what a processor's cache holds, 1 GiB of float32
 SHORTEST = 1e-12  # a patch whose features are shorter has none
@@ -40,18 +36,9 @@ def proxy_attend(features: Tensor, values: Tensor, beta: float, gamma: float) ->
     for windows, rows in blocks(len(values), values.shape[1], values.device):
         similarity = product(patches[windows, rows], patches[windows].mT)  # (b, r, N)
         given = similarity, scale[windows], least[windows], gamma, rows.start, weighable.dtype
-        weights, total = weigher(similarity)(*given)  # (b, r, N), (b, r, 1)
+        weights, total = weigh(*given)  # (b, r, N), (b, r, 1)
         mixed[windows, rows] = (product(weights, weighable[windows]) / total).to(values.dtype)
     return mixed
-
-
-def weigher(similarity: Tensor) -> Callable:
-    """`weigh`, or the kernel that does the same in one pass over memory; the kernel has no backward pass."""
-    if similarity.requires_grad or not fused.available(similarity.device):
-        return weigh
-    from proxyclip.fused.proxy_weights import weigh as fused_weigh  # here: it needs Triton
-
-    return fused_weigh
 
 
 def weigh(

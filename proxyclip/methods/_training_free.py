@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip import DenseCLIP
+from proxyclip.backbones.cpu_kernels import cpu_settings
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.label_rule import LabelRule
@@ -130,6 +131,7 @@ class TrainingFree(Segmentor):
             **asdict(self.options),
             "templates": len(self.templates),
             "precision": str(self.clip.dtype).removeprefix("torch."),
+            **cpu_settings(self.device),
             "tf32": False,  # whatever the caller has set: see exact_float32
             **({"backend": self.openvino.settings()} if self.openvino is not None else {}),
             **self.refinement_settings(),

@@ -10,10 +10,10 @@ Shapes: B windows of c × c pixels, p the patch size, T tokens (the class token 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import heads, join, run_network
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.methods import _training_free
 
 NEEDS_VFM = False
@@ -39,7 +39,7 @@ class ClearCLIP(_training_free.TrainingFree):
         block, tokens = self.clip.blocks[-1], self.clip.before_last_block(crops)  # (B, T, D)
         of = dict(zip("qkv", heads(block, tokens), strict=True))  # (B, heads, T, d) each
         left, right = self.options.attention
-        attended = join(block, attend(of[left], of[right], of["v"]))  # (B, T, D)
+        attended = join(block, F.scaled_dot_product_attention(of[left], of[right], of["v"]))  # (B, T, D)
         if self.options.residual:
             attended = run_network(block, tokens + block.ls_1(attended))
         return self.clip.finish(attended[:, 1:]).mT.unflatten(2, self.clip.grid(crops))  # (B, E, c/p, c/p)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join, run_block, run_network
-from proxyclip.backbones.cpu_kernels import attend
+from proxyclip.backbones.clip_block import after_attention, heads, join, run_block
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 
@@ -73,7 +72,7 @@ class GEM(_training_free.TrainingFree):
             dense = dense + block.ls_1(join(block, mixed))
             yield dense, tokens
             if block is not blocks[-1]:
-                tokens = run_network(block, tokens + block.ls_1(join(block, attend(query, key, value))))
+                tokens = after_attention(block, tokens, F.scaled_dot_product_attention(query, key, value))
 
 
 def sharpness(normed: Tensor, head_width: int) -> Tensor:
@@ -91,8 +90,8 @@ def self_self_attention(query: Tensor, key: Tensor, value: Tensor, factor: Tenso
     for vectors in (value, key, query):
         vectors = F.normalize(vectors, dim=-1)
         for _ in range(iterations):
-            vectors = F.normalize(attend(vectors * factor, vectors, vectors, scale=1.0), dim=-1)
-        mixed = mixed + attend(vectors * factor, vectors, value, scale=1.0)
+            vectors = F.normalize(F.scaled_dot_product_attention(vectors * factor, vectors, vectors, scale=1.0), dim=-1)
+        mixed = mixed + F.scaled_dot_product_attention(vectors * factor, vectors, value, scale=1.0)
     return mixed / 3
 
 

@@ -8,10 +8,10 @@ Shapes: B windows of c × c pixels, p the patch size, T tokens (the class token 
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import heads, join, run_network
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 from proxyclip.methods._gaussian_window import omega
@@ -44,7 +44,7 @@ class NACLIP(_training_free.TrainingFree):
         _, key, value = heads(block, tokens)  # (B, heads, T, d) each
         grid, std = self.clip.grid(crops), self.options.std
         near = omega(*grid, std, tokens.device).to(tokens.dtype) if std else None  # (T, T)
-        attended = join(block, attend(key, key, value, near))  # (B, T, D)
+        attended = join(block, F.scaled_dot_product_attention(key, key, value, attn_mask=near))  # (B, T, D)
         if self.options.residual:
             attended = run_network(block, tokens + block.ls_1(attended))
         return self.clip.finish(attended[:, 1:]).mT.unflatten(2, grid)  # (B, E, c/p, c/p)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import heads, join
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 
@@ -52,7 +51,7 @@ class PEARL(_training_free.TrainingFree):
         width = value.shape[-1]
         query, key = aligned(query, key, self.options)  # (B, heads, T, 2 d)
         value = F.pad(value, (0, width))  # (B, heads, T, 2 d): CPUs have a fused kernel for equal widths only
-        mixed = attend(query, key, value, scale=width**-0.5)[..., :width]  # (B, heads, T, d)
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=width**-0.5)[..., :width]  # (B, heads, T, d)
         patches = join(block, mixed.to(self.clip.dtype))[:, 1:]  # (B, T - 1, D)
         return self.clip.finish(patches).mT.unflatten(2, self.clip.grid(crops))  # (B, E, c/p, c/p)
 

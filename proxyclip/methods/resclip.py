@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import after_attention, heads, join
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.label_rule import LabelMap, LabelRule
@@ -110,14 +110,14 @@ class ResCLIP(_training_free.TrainingFree):
             query, key, value = heads(block, tokens)
             if number in numbers:
                 middle.append((query, key))
-            tokens = after_attention(block, tokens, attend(query, key, value))  # (B, T, D)
+            tokens = after_attention(block, tokens, F.scaled_dot_product_attention(query, key, value))  # (B, T, D)
         _, key, value = heads(blocks[-1], tokens)
         return middle, key, value
 
     def neighbourly(self, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
         """NACLIP's attention, which is that of the first pass: softmax(s k kᵀ + Ω) v, (B, heads, T, d)."""
         near = omega(*grid, self.options.std, key.device)  # (T, T)
-        return attend(key, key, value, near.to(key.dtype))
+        return F.scaled_dot_product_attention(key, key, value, attn_mask=near.to(key.dtype))
 
     def guided(self, key: Tensor, value: Tensor, labels: Tensor) -> Tensor:
         """The attention of the second pass, given the labels (h, w) of the patches: (1, heads, T, d).
@@ -128,7 +128,8 @@ class ResCLIP(_training_free.TrainingFree):
         feedback = weighted(affinity(labels, options.std, options.path_rule), options.feedback_weight)
         near = omega(*labels.shape, options.std, key.device)  # (T, T)
         bias = (options.feedback_scale * feedback + near).to(key.dtype)
-        return attend(key, key, value, bias, options.feedback_scale * (1 - options.feedback_weight) * scale)
+        scale = options.feedback_scale * (1 - options.feedback_weight) * scale
+        return F.scaled_dot_product_attention(key, key, value, attn_mask=bias, scale=scale)
 
     def with_residual(self, attended: Tensor, crossed: Tensor) -> Tensor:
         """τ ((1 - λ) A v + λ R v), from A v and R v: (B, heads, T, d). The weights of a row sum to τ."""
@@ -153,7 +154,7 @@ class ResCLIP(_training_free.TrainingFree):
 
 def residual(middle: list[tuple[Tensor, Tensor]], value: Tensor) -> Tensor:
     """R v, R the mean of several blocks' own attention: (B, heads, T, d)."""
-    return sum(attend(query, key, value) for query, key in middle) / len(middle)
+    return sum(F.scaled_dot_product_attention(query, key, value) for query, key in middle) / len(middle)
 
 
 def weighted(feedback: Tensor, weight: float) -> Tensor:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import heads, join
-from proxyclip.backbones.cpu_kernels import attend, product
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 from proxyclip.methods._outliers import highest, outlier_scores, repaired
@@ -108,19 +107,19 @@ class SCCLIP(_training_free.TrainingFree):
         merged = value.transpose(1, 2).flatten(2)  # (B, N, D): one attention for all heads
         mixed = proxy_attend(features.mT[..., None], merged, BETA, GAMMA)  # (B, N, D), by all similarities
         by_similarity = mixed.unflatten(2, (value.shape[1], -1)).transpose(1, 2)  # (B, heads, N, d)
-        return join(block, (by_similarity + attend(key, key, value)) / 2).float()
+        return join(block, (by_similarity + F.scaled_dot_product_attention(key, key, value)) / 2).float()
 
 
 def similarity(tokens: Tensor, least: float) -> Tensor:
     """Cosine similarity of all patches, 0 where it is below `least`: (B, N, D) -> (B, N, N)."""
     unit = F.normalize(tokens, dim=2)
-    found = product(unit, unit)  # (B, N, N)
+    found = unit @ unit.mT  # (B, N, N)
     return found.masked_fill_(found < least, 0.0)
 
 
 def aggregated(tokens: Tensor, weights: Tensor) -> Tensor:
     """Each patch becomes the weighted mean of all: (B, N, D), (B, N, N) -> (B, N, D). Without any weight it is 0."""
-    return product(weights, tokens.mT) / (weights.sum(2, keepdim=True) + 1e-6)
+    return weights @ tokens / (weights.sum(2, keepdim=True) + 1e-6)
 
 
 def check_patches(rows: int, columns: int, neighbours: int) -> None:

@@ -7,10 +7,10 @@ Shapes: B windows of c × c pixels, p the patch size, T tokens (the class token 
 embedding width.
 """
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip_block import heads, join, run_network
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.methods._training_free import Options, TrainingFree
 
 __all__ = ["Options"]
@@ -32,7 +32,7 @@ class SCLIP(TrainingFree):
 
 def correlative_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q qᵀ / √d) v + softmax(k kᵀ / √d) v, each (B, heads, T, d): a sum, not a mean, as in the paper."""
-    return attend(query, query, value) + attend(key, key, value)
+    return F.scaled_dot_product_attention(query, query, value) + F.scaled_dot_product_attention(key, key, value)
 
 
 Method = SCLIP

@@ -10,9 +10,9 @@ from golden import dense_models as models
 from golden.cases import Case
 from golden.heads_models import compare
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention as attend
 
 from proxyclip.backbones.clip_block import heads, join, run_block
-from proxyclip.backbones.cpu_kernels import attend
 from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.methods.gem import GEM, Options, self_self_attention, sharpness
 

@@ -11,9 +11,10 @@ From an explicit architecture and an official state dict, without `load`:
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.backbones.cpu_kernels import attend, linear
+from proxyclip.backbones.cpu_kernels import linear
 from proxyclip.backbones.position_table import resample
 from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM
 
@@ -68,7 +69,9 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
     projected = linear(block.norm1(tokens), layer.qkv.weight, layer.qkv.bias)  # (B, T, 3 C)
     heads = projected.unflatten(-1, (3, layer.num_heads, -1))  # (B, T, 3, heads, d)
     query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
-    mixed = attend(layer.q_norm(query), layer.k_norm(key), value).transpose(1, 2).flatten(2)  # (B, T, C)
+    mixed = (
+        F.scaled_dot_product_attention(layer.q_norm(query), layer.k_norm(key), value).transpose(1, 2).flatten(2)
+    )  # (B, T, C)
     tokens = tokens + block.ls1(linear(layer.norm(mixed), layer.proj.weight, layer.proj.bias))
     hidden = mlp.norm(mlp.act(linear(block.norm2(tokens), mlp.fc1.weight, mlp.fc1.bias)))  # (B, T, 4 C)
     return tokens + block.ls2(linear(hidden, mlp.fc2.weight, mlp.fc2.bias))
