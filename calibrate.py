@@ -19,13 +19,12 @@ from pathlib import Path
 import heads
 from configs.calibration import Labelled, labelled_benchmark, labelled_folder
 from configs.trained_as import trained_as
-from proxyclip.background import with_background
 from proxyclip.command.model_options import PAIRS, add_model_options, chosen_model
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.files import writable_file, write_image
-from proxyclip.progress_bar import progress_bar
-from proxyclip.vocabulary import parse_classes_argument
+from proxyclip.runtime import main_guard, progress_bar
+from proxyclip.vocabulary import parse_classes_argument, with_background
 
 
 def parse(arguments=None) -> argparse.Namespace:

@@ -23,20 +23,19 @@ from configs.arguments import add_checkpoint_options, with_model
 from configs.trained_as import trained_as
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
-from proxyclip.background import with_background
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.files import writable_folder, write_image
-from proxyclip.image_io import read_image
+from proxyclip.files import output_names, writable_folder, write_image
+from proxyclip.images import read_image
 from proxyclip.methods import find_method, method_names
-from proxyclip.output_names import output_names
 from proxyclip.pictures.display import display_size, smooth
 from proxyclip.pictures.heatmap import heatmap
 from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.panels import comparison
 from proxyclip.refine import read_refinement
-from proxyclip.vocabulary import Vocabulary, parse_classes_argument
+from proxyclip.runtime import main_guard
+from proxyclip.vocabulary import Vocabulary, parse_classes_argument, with_background
 
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
 MODELS = {"preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm"}

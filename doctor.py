@@ -15,7 +15,8 @@ from pathlib import Path
 from configs.load import load_config, names
 from datasets.examine import examine
 from datasets.segmentation import SegmentationData, data_root
-from proxyclip.errors import InputError, main_guard, nearest
+from proxyclip.errors import InputError, nearest
+from proxyclip.runtime import main_guard
 
 
 @main_guard

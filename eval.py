@@ -30,10 +30,11 @@ from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
 from configs.trained_as import trained_as
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.files import writable_file, writable_folder
 from proxyclip.methods import method_names
 from proxyclip.reports.run_log import find_run
+from proxyclip.runtime import main_guard
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -113,8 +114,8 @@ def overrides_of(options) -> Overrides:
 def plan_of(options, overrides: Overrides, standard: bool = False):
     """The model to load; standard: the one that the benchmark and the preset or checkpoint alone would load."""
     import heads
-    from proxyclip.build import plan
     from proxyclip.evaluation.distributed import own_device
+    from proxyclip.loading import plan
 
     device, chosen, precision = own_device(options.device), overrides.model, options.precision
     if standard:

@@ -28,12 +28,13 @@ from configs.published import PUBLISHED
 from configs.published_protocol import covered
 from configs.trained_as import trained_as
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.errors import InputError, NotFound
 from proxyclip.files import writable_folder
+from proxyclip.loading import find_preset, recorded_name
 from proxyclip.methods import find_method, method_names
-from proxyclip.presets import find_preset, recorded_name
 from proxyclip.reports.run_log import append_run, parse_run, read_log
 from proxyclip.reports.workbook import render
+from proxyclip.runtime import main_guard
 
 HERE = Path(__file__).resolve().parent
 EMBEDDED_MODEL, EMBEDDED_CONFIG = "mini", "cfg_scenes"  # they know only each other

@@ -24,9 +24,9 @@ from configs.load import load_config
 from configs.train_overrides import read_train_settings
 from configs.training import TrainConfig
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.files import writable_folder
-from proxyclip.threads import cores_each
+from proxyclip.runtime import cores_each, main_guard
 
 FILES = ("state.pt", "last.safetensors", "best.safetensors", "train.jsonl")
 

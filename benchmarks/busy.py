@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import processor  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 
 def spin() -> None:

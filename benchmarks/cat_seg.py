@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from proxyclip.threads import wait_passively  # noqa: E402
+from proxyclip.runtime import wait_passively  # noqa: E402
 
 wait_passively()
 
@@ -38,10 +38,10 @@ import torch.nn.functional as F  # noqa: E402
 from benchmarks.cpu import processor  # noqa: E402
 from heads import cat_seg  # noqa: E402
 from proxyclip.backbones import build_clip  # noqa: E402
+from proxyclip.backbones.checkpoints import fixed_seed  # noqa: E402
 from proxyclip.backbones.precision import resolve_precision  # noqa: E402
-from proxyclip.backbones.random_weights import fixed_seed  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
-from proxyclip.label_map import label_map  # noqa: E402
+from proxyclip.labels import decide_labels  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 SIDE = 640  # of the image
 WAYS = ("plain", "here")
@@ -70,7 +70,7 @@ class Subject:
         if way == "here":
             scores = self.head.image_scores(self.image, text)
             names = torch.arange(len(text), device=self.device)
-            return label_map(scores, (SIDE, SIDE), self.head.label_rule, names).labels
+            return decide_labels(scores, (SIDE, SIDE), self.head.label_rule, names).labels
         run = slow.whole_image if self.whole else slow.windows_and_global_view
         choices = {"side": self.head.options.clip_size} | tiny_cat_seg.arguments(self.head)
         if not self.whole and self.device.type != "cpu":

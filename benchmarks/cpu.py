@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from proxyclip.backbones.cpu_kernels import cpu_linear
+from proxyclip.backbones.layers import cpu_linear
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyc
 
 from benchmarks.generated import photograph  # noqa: E402
 from configs.cfg_voc21 import config  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
-from proxyclip.image_io import resize, scaled_size  # noqa: E402
+from proxyclip.images import resize, scaled_size  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 50  # so many different files, then their names repeat as links
 

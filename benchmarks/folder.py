@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import processor  # noqa: E402
 from datasets import scenes  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 50  # so many different files; the others are links to them
 CLASSES = ", ".join(scenes.CLASSES)

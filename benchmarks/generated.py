@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 
 
 def photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:

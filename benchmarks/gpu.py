@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from proxyclip.threads import wait_passively  # noqa: E402
+from proxyclip.runtime import wait_passively  # noqa: E402
 
 wait_passively()
 
@@ -35,12 +35,12 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 import proxyclip  # noqa: E402
 from benchmarks.generated import Samples  # noqa: E402
 from proxyclip.backbones.precision import PRECISIONS, resolve_device  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.evaluation.counting import Settings  # noqa: E402
 from proxyclip.evaluation.evaluate import evaluate  # noqa: E402
 from proxyclip.evaluation.model_run import ModelRun  # noqa: E402
 from proxyclip.evaluation.prefetch import Ready  # noqa: E402
 from proxyclip.evaluation.tally import DeviceTally  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 from proxyclip.vocabulary import Vocabulary  # noqa: E402
 
 WAITS = ("Synchronize", "cudaMemcpy ")  # in the names of calls of the CUDA runtime
@@ -161,7 +161,7 @@ def measure(pair: str, name: str, precision: str, options, folder: Path) -> None
     samples = Samples(folder, options.images, task.size, task.classes)
     vocabulary = Vocabulary.parse([f"thing {index}" for index in range(task.classes)])
     text, run = model.encode_classes(vocabulary), ModelRun(model, vocabulary)
-    size = model.size_for(*task.size)
+    size = model.resize.size(*task.size)
     needed = operations(model, text) * model.windows.count(size)
     on_gpu = device.type == "cuda"
     counted = "{:.0f} launches, {:.1f} waits, ".format(*calls(run, samples)) if on_gpu else ""

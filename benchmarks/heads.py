@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import processor  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.files import write_json  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP", "cat_seg": "CAT-Seg"}
 SETTINGS = ("inductive", "transductive", "fully")

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from proxyclip.threads import wait_passively
+from proxyclip.runtime import wait_passively
 
 wait_passively()
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scenes import grouping, load, matrices, summary  # noqa: E402
 from datasets import scenes  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
 from proxyclip.evaluation.metrics import scores  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 from proxyclip.segmentor import Segmentor  # noqa: E402
 
 OWN = "default"

@@ -29,9 +29,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import scenes  # noqa: E402
-from proxyclip.errors import InputError, main_guard  # noqa: E402
+from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_json  # noqa: E402
 from proxyclip.methods import find_method, method_names  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 from proxyclip.vocabulary import Vocabulary  # noqa: E402
 
 # The published 8 and 16 are for larger images. Chosen on the split "tune" for all methods together.
@@ -68,6 +69,7 @@ def mean_scores(method: str, folder: Path | None, split: str, limit: int, option
     from benchmarks.scenes import load
     from proxyclip.evaluation.metrics import confusion, scores
     from proxyclip.refine import read_refinement
+    from proxyclip.segmentor import Sample
 
     torch.set_num_threads(1)
     vocabulary = Vocabulary.parse(scenes.CLASSES)
@@ -81,7 +83,8 @@ def mean_scores(method: str, folder: Path | None, split: str, limit: int, option
             prepared = model.prepare(image)  # (3, h, w)
             views = model.image_scores(prepared, text)
             for matrix, model.refinement in zip(found, refinements, strict=True):
-                decided = model.decided(views, prepared, image.shape[:2], vocabulary, model.label_rule)
+                sample = Sample(prepared, image.shape[:2])
+                decided = model.decide(views, prepared, sample, vocabulary, rule=model.label_rule)
                 matrix += confusion(decided.labels.numpy(), ground_truth, len(scenes.CLASSES))
     return [scores(matrix)["mIoU"] for matrix in found]
 

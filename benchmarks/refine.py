@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.method_settings import difference  # noqa: E402
 from benchmarks.scenes import METHODS, load  # noqa: E402
 from datasets import scenes  # noqa: E402
-from proxyclip.errors import InputError, main_guard  # noqa: E402
+from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
 from proxyclip.files import write_image  # noqa: E402
 from proxyclip.pictures.legend import PAPER, joined, with_caption  # noqa: E402
 from proxyclip.pictures.overlay import overlay  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 NONE = "none"
 REFINEMENTS = {

@@ -24,14 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import proxyclip  # noqa: E402
 from datasets import scenes  # noqa: E402
 from datasets.scenes.dataset import SyntheticScenes  # noqa: E402
-from proxyclip.errors import InputError, main_guard  # noqa: E402
+from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import confusion, scores  # noqa: E402
 from proxyclip.files import write_image  # noqa: E402
-from proxyclip.image_io import to_tensor  # noqa: E402
+from proxyclip.images import to_tensor  # noqa: E402
+from proxyclip.loading import find_preset  # noqa: E402
 from proxyclip.methods import find_method  # noqa: E402
 from proxyclip.pictures.legend import PAPER, joined, with_caption, with_legend  # noqa: E402
 from proxyclip.pictures.overlay import overlay  # noqa: E402
-from proxyclip.presets import find_preset  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 from proxyclip.segmentor import Segmentor  # noqa: E402
 
 METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "proxyclip": "ProxyCLIP"}

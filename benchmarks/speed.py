@@ -31,9 +31,9 @@ from benchmarks.backend_speed import compare_backends  # noqa: E402
 from benchmarks.cpu import parts, processor, product_speed  # noqa: E402
 from benchmarks.method_speed import compare_methods  # noqa: E402
 from benchmarks.subject import TASKS, Subject, blobs, transformer_flop  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
-from proxyclip.image_io import scaled_size  # noqa: E402
+from proxyclip.images import scaled_size  # noqa: E402
 from proxyclip.methods import method_names  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 
 @dataclass

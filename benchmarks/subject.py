@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import proxyclip
-from proxyclip.image_io import scaled_size
-from proxyclip.label_map import label_map
+from proxyclip.images import Resize
+from proxyclip.labels import decide_labels
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,14 @@ class Subject:
         return F.normalize(text, dim=1)  # (Q, E)
 
     def prepare(self, task: Task, image: np.ndarray) -> torch.Tensor:
-        self.model.size_for = partial(scaled_size, short_side=task.short_side)
+        self.model.resize = Resize(task.short_side)
         return self.model.prepare(image)
 
     def engine(self, task: Task, image: np.ndarray) -> torch.Tensor:
         scores = self.model.image_scores(self.prepare(task, image), self.text(task))
-        return label_map(scores, (task.height, task.width), self.model.label_rule, torch.arange(task.classes)).labels
+        return decide_labels(
+            scores, (task.height, task.width), self.model.label_rule, torch.arange(task.classes)
+        ).labels
 
     def step_by_step(self, task: Task, image: np.ndarray) -> torch.Tensor:
         model = self.model

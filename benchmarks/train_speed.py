@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from proxyclip.threads import wait_passively  # noqa: E402
+from proxyclip.runtime import wait_passively  # noqa: E402
 
 wait_passively()
 
@@ -36,7 +36,7 @@ import torch  # noqa: E402
 from benchmarks.cpu import processor  # noqa: E402
 from benchmarks.train_subject import WAYS, Subject, Task  # noqa: E402
 from heads import head_names  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 
 def one(task: Task, way: str, device: str, gradients: str) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from heads import find_head
 from heads.losses import mask_loss
 from proxyclip.backbones import build_clip
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 
 OWN = {"otseg": {"templates": tuple(f"{{}} {index}." for index in range(6))}}  # as many as on Pascal VOC
 WAYS = {  # name -> (implementation, precision)

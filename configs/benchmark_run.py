@@ -13,7 +13,7 @@ from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
 from proxyclip.files import write_json
 from proxyclip.reports.run_log import append_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
-from proxyclip.threads import cores_each
+from proxyclip.runtime import cores_each
 from proxyclip.vocabulary import Vocabulary
 
 

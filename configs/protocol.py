@@ -22,7 +22,7 @@ def protocol_of(config_name: str, config, model, samples, limit: int | None, pub
     import torch
 
     import proxyclip
-    from proxyclip.backbones.weights import fingerprint
+    from proxyclip.backbones.checkpoints import fingerprint
 
     settings = model.settings()
     return {

@@ -14,7 +14,7 @@ from datasets.distortion import Range, distort
 from datasets.label_map import VOID
 from datasets.labels_for_training import UNLABELLED
 from proxyclip.errors import InputError
-from proxyclip.image_io import resize, scaled_size
+from proxyclip.images import resize, scaled_size
 
 CROPS_TRIED = 10
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

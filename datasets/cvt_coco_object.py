@@ -16,7 +16,7 @@ if not __package__:  # run by its path: Python then looks for modules beside thi
 
 from datasets.prepare import coco_object  # noqa: E402
 from datasets.prepare.tasks import run  # noqa: E402
-from proxyclip.errors import main_guard  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 
 @main_guard

@@ -11,7 +11,7 @@ from datasets.folder import Item
 from datasets.label_map import VOID, LabelValues
 from datasets.segmentation import SegmentationData
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 
 
 @dataclass

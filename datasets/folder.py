@@ -16,7 +16,7 @@ from datasets.checks import outside
 from datasets.label_map import LabelValues
 from datasets.split import Split
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import check_regular_file, read_image
+from proxyclip.images import check_regular_file, read_image
 
 
 class Item(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from proxyclip.errors import InputError
-from proxyclip.image_io import decode, open_image
+from proxyclip.images import decode, open_image
 
 VOID = -1  # in every label map that is read: pixels that are not scored, whatever value the dataset's own files use
 INDEX_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one integer a pixel, a palette's index included

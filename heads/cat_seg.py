@@ -19,12 +19,9 @@ from heads.guidance_backbone import GuidanceBackbone
 from heads.head import TrainableHead
 from heads.value_encoder import encode
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.normalise import Normalise
-from proxyclip.batches import Batches
-from proxyclip.image_io import scaled_size
-from proxyclip.sliding import SlidingWindows, cut, side_by_side
-from proxyclip.stitching import View, WindowScores
+from proxyclip.backbones.layers import Normalise
 from proxyclip.vocabulary import split_names
+from proxyclip.windows import Batches, SlidingWindows, View, WindowScores, cut, side_by_side
 
 LONG_SIDE = 2560  # of images whose short side is resized
 DIVISOR = 32  # whole images are padded to multiples of it
@@ -41,7 +38,7 @@ class Head(TrainableHead):
     method = "CAT-Seg"
     AVERAGE_PROMPTS = False
     CHANGEABLE = (*TrainableHead.CHANGEABLE, "square", "synonyms", "evaluation_pooling")
-    antialias = True
+    antialias, long_side = True, LONG_SIDE
 
     def __init__(self, clip: DenseCLIP, options: Options, classes, seen, known_words=None):
         super().__init__(clip, options, classes, seen, known_words, padding_colour=clip.mean)
@@ -74,7 +71,6 @@ class Head(TrainableHead):
             **{name: getattr(options, name) for name in AGGREGATION},
         )
         self.window_size = (options.crop,) * 2 if options.crop else (4 * side,) * 2
-        self.size_for = partial(scaled_size, short_side=options.short_side, long_side=LONG_SIDE)
 
     @property
     def normalise(self) -> Normalise:

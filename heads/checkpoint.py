@@ -17,8 +17,8 @@ from torch import Tensor
 from heads.clips import clip_fingerprint
 from heads.facts import Facts, StoredHead, facts_of, portable_name
 from heads.head import TrainableHead
+from proxyclip.backbones.checkpoints import fitting, read_checkpoint, some
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.weights import fitting, read_checkpoint, some
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import write_whole
 from proxyclip.options import check_type

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.parts import in_parts
-from proxyclip.backbones.cpu_kernels import linear
+from proxyclip.backbones.layers import linear
 
 EPSILON = 1e-6
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 
 from proxyclip.backbones import build_clip
+from proxyclip.backbones.checkpoints import fingerprint, import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import fingerprint
 from proxyclip.errors import InputError, NotFound
-from proxyclip.presets import embedded, find_preset, preset_names, recorded_name
+from proxyclip.loading import embedded, find_preset, preset_names, recorded_name
 
 EMBEDDED = "mini-clip"  # its name in records
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import proxyclip
 from heads.head import TrainableHead
 from proxyclip.errors import InputError
-from proxyclip.presets import recorded_name
+from proxyclip.loading import recorded_name
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.prompted_encoder import MEAN, STD
-from proxyclip.backbones.normalise import Normalise
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import download
+from proxyclip.backbones.checkpoints import download, import_library
+from proxyclip.backbones.layers import Normalise
 
 PIXELS = 16  # per place of the coarsest features
 

@@ -15,15 +15,13 @@ from heads.clips import clip_fingerprint
 from heads.options import Options
 from heads.text_embeddings import read_text_embeddings
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.cpu_kernels import cpu_settings
-from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.layers import Normalise, cpu_settings
 from proxyclip.backbones.precision import exact_float32
-from proxyclip.label_rule import LabelRule
+from proxyclip.labels import LabelRule
 from proxyclip.segmentor import Segmentor
-from proxyclip.sliding import SlidingWindows
 from proxyclip.text import encode_names
-from proxyclip.text_memory import text_parameters
 from proxyclip.vocabulary import Vocabulary, split_names
+from proxyclip.windows import SlidingWindows
 
 
 class TrainableHead(Segmentor):
@@ -120,7 +118,7 @@ class TrainableHead(Segmentor):
     @property
     def trains_text(self) -> bool:
         """Whether training changes what encodes class names."""
-        return any(weight.requires_grad for weight in text_parameters(self.clip))
+        return any(weight.requires_grad for weight in self.clip.text_parameters())
 
     def names_of(self, name: str) -> tuple[str, ...]:
         """The names that the embedding of a class is made of."""

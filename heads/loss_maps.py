@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.stitching import Taps, dense, resize_taps
+from proxyclip.windows import SparseRows, dense, resize_matrix
 
 ALPHA = 0.25
 CPU_TILE, ACCELERATOR_TILE = 300_000, 100_000_000  # elements
@@ -126,9 +126,9 @@ def product(weights: Tensor, rows: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def bands(length: int, out: int, rows: int, dtype: torch.dtype, device: torch.device) -> list:
     """Bilinear upsampling of an axis from `length` to `out` in bands: their place, what they depend on, and weights."""
-    taps, found = resize_taps(length, out), []
+    taps, found = resize_matrix(length, out), []
     for start in range(0, out, rows):
         place = slice(start, min(start + rows, out))
-        near, weights = dense(Taps(taps.index[place], taps.weights[place]))  # (r, n)
+        near, weights = dense(SparseRows(taps.columns[place], taps.values[place]))  # (r, n)
         found.append((place, near, weights.to(dtype).to(device)))
     return found

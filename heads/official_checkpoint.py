@@ -14,8 +14,8 @@ from heads.official import from_official, is_official
 from heads.official_cat_seg import from_official_cat_seg, is_official_cat_seg
 from heads.official_cat_seg_facts import cat_seg_facts
 from heads.official_facts import official_facts
+from proxyclip.backbones.checkpoints import read_whole, some, unwrap
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.weights import read_whole, some, unwrap
 from proxyclip.errors import InputError
 
 TOLERANCE = 1e-3  # relative to a tensor's norm: the rounding of float16 is below 5e-4

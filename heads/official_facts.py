@@ -12,7 +12,7 @@ from torch import Tensor
 from heads import find_head
 from heads.facts import Facts, check_same_names
 from heads.prompted_encoder import MEAN, STD
-from proxyclip.backbones.weights import some
+from proxyclip.backbones.checkpoints import some
 from proxyclip.errors import InputError
 
 CLIP = "ViT-B-16:openai"  # of all of them

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxyclip.errors import InputError
-from proxyclip.sliding import SlidingWindows
 from proxyclip.text import check_templates
+from proxyclip.windows import SlidingWindows
 
 
 @dataclass(frozen=True)

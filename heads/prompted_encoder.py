@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from proxyclip.backbones.clip_block import run_block
-from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.layers import Normalise, run_block
 from proxyclip.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, not CLIP's, in all published runs

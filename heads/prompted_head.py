@@ -4,7 +4,7 @@ from heads.head import TrainableHead
 from heads.options import PromptedOptions
 from heads.prompted_encoder import MEAN, PromptedEncoder
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.layers import Normalise
 
 
 class PromptedHead(TrainableHead):

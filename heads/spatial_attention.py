@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.backbones.cpu_kernels import linear
+from proxyclip.backbones.layers import linear
 
 
 class SpatialBlock(nn.Module):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.clip_block import run_block, run_network
-from proxyclip.backbones.cpu_kernels import linear
+from proxyclip.backbones.layers import linear, run_block, run_network
 
 
 class Encoded(NamedTuple):

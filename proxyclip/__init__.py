@@ -8,19 +8,18 @@
 
 import importlib
 
-from proxyclip.presets import presets
-
 __version__ = "0.1.0"
 
 # Imported when first used, so that `import proxyclip` does not wait for torch.
 _HOMES = {
-    "load": "proxyclip.build",
+    "load": "proxyclip.loading",
+    "presets": "proxyclip.loading",
     "Segmentor": "proxyclip.segmentor",
     "Segmentation": "proxyclip.segmentation",
     "InputError": "proxyclip.errors",
     "NotFound": "proxyclip.errors",
 }
-__all__ = ["presets", *_HOMES]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str):

@@ -1,15 +1,5 @@
-"""Errors for invalid input: one sentence, and exit code 2 in every script."""
+"""Errors for invalid input: one sentence, and exit code 2 in every script (see `proxyclip.runtime`)."""
 
-import errno
-import functools
-import os
-import sys
-import time
-from typing import NoReturn
-
-from proxyclip.threads import wait_passively
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MOST_NAMES = 40  # that an error lists
 
 
@@ -19,59 +9,6 @@ class InputError(ValueError):
 
 class NotFound(FileNotFoundError):
     """A file that does not exist: an image, a checkpoint, or weights that are neither cached nor reachable."""
-
-
-def main_guard(main):
-    """Wraps the `main` of a script: invalid input prints its sentence and exits with code 2, Ctrl-C with 130.
-
-    A path that the system rejects (name too long, disk full) counts as invalid input. If the reader of the output
-    closes early, as in `script | head`, the script exits silently with 141, the code for SIGPIPE. Characters that the
-    output encoding lacks are escaped. Any other exception is a bug and keeps its traceback.
-    """
-
-    @functools.wraps(main)
-    def guarded(*args, **kwargs):
-        wait_passively()
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            try:
-                return main(*args, **kwargs)
-            except (InputError, NotFound) as error:
-                fail(error)
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                raise SystemExit(130) from None
-            except OSError as error:
-                if isinstance(error, BrokenPipeError) or (error.filename is None and error.errno not in NO_SPACE):
-                    raise
-                fail(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
-            finally:
-                if sys.stdout:  # None where a shell closed it: `script >&-`
-                    sys.stdout.flush()  # not at exit, where a broken pipe cannot be handled
-        except BrokenPipeError:
-            drop_output()
-            raise SystemExit(141) from None
-
-    return guarded
-
-
-def fail(error) -> NoReturn:
-    """Prints the sentence and exits with code 2."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(1)  # several processes usually fail alike: let the first one report it
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
-
-
-def drop_output() -> None:
-    """Discards pending output after its reader has gone, which Python would report at exit."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def nearest(wrong: str, known) -> str:

@@ -10,14 +10,8 @@ import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.files import writable_folder, write_image, write_whole
+from proxyclip.files import output_names, writable_folder, write_image, write_whole
 from proxyclip.options import check_type, fits
-from proxyclip.output_names import output_names
-from proxyclip.pictures.display import display_size
-from proxyclip.pictures.heatmap import heatmap, quantised
-from proxyclip.pictures.legend import font_size, with_caption, with_legend
-from proxyclip.pictures.overlay import overlay
-from proxyclip.pictures.palette import class_colours
 from proxyclip.vocabulary import split_names
 
 
@@ -45,6 +39,8 @@ class Segmentation:
 
     def colours(self) -> np.ndarray:
         """(K, 3) uint8 RGB: a name has the same colour in every result, unless two names clash."""
+        from proxyclip.pictures.palette import class_colours  # here and below: pictures are drawn only on request
+
         return class_colours(self.classes)
 
     def areas(self) -> dict[str, float]:
@@ -58,6 +54,9 @@ class Segmentation:
         alpha: weight of the colours, 0 to 1. caption: text above the image. Tiny images are enlarged, and images longer
         than 30,000 pixels reduced. Raises InputError for an invalid alpha.
         """
+        from proxyclip.pictures.legend import with_caption, with_legend
+        from proxyclip.pictures.overlay import overlay
+
         check_type("caption", caption, str)
         if not fits(alpha, float) or not 0 <= alpha <= 1:
             raise InputError(f"alpha is {alpha!r}; it must be a number between 0 and 1")
@@ -68,6 +67,9 @@ class Segmentation:
 
     def text_size(self) -> int:
         """Font size of legends and captions in pixels."""
+        from proxyclip.pictures.display import display_size
+        from proxyclip.pictures.legend import font_size
+
         return font_size(*display_size(*self.labels.shape))
 
     def legend_entries(self) -> list[tuple[str, float, np.ndarray]]:
@@ -108,6 +110,9 @@ class Segmentation:
 
     def images(self, caption: str = "") -> Iterator[tuple[str, Image.Image]]:
         """Key and content of each image that `save` writes, one at a time, those with numbers first."""
+        from proxyclip.pictures.heatmap import heatmap, quantised
+        from proxyclip.pictures.legend import with_caption
+
         yield "labels", self.label_image()
         for name, probability in self.probabilities.items():
             yield f"probability {name}", Image.fromarray(quantised(probability, np.uint16))

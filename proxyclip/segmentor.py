@@ -1,43 +1,66 @@
-"""The interface of every method and head, and the path from images and class names to label maps.
+"""The contract of every method and head, and the one loop from images to label maps.
 
-Shapes: Q queries, H × W the image, h × w the image as it is scored.
+Shapes: B windows of c × c pixels, h × w the scores of one window, Q queries, E CLIP's joint embedding width, P prompts
+per class, H × W the image.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from proxyclip.background import with_background
+from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
-from proxyclip.image_io import MAX_PIXELS, read_image
-from proxyclip.label_map import label_map, on_device
-from proxyclip.label_rule import LabelMap, LabelRule
+from proxyclip.images import MAX_PIXELS, Resize, read_image, to_tensor
+from proxyclip.labels import LabelMap, LabelRule, decide_labels
 from proxyclip.options import fits
-from proxyclip.refine._refinement import Guide, Refinement
-from proxyclip.refined_label_map import refined_label_map
-from proxyclip.sample import Sample, named, to_host
-from proxyclip.scorer import Scorer
+from proxyclip.refine import Guide, Refinement
 from proxyclip.segmentation import Segmentation
-from proxyclip.sliding import SlidingWindows
-from proxyclip.vocabulary import Vocabulary, list_of_names, warn_unknown
+from proxyclip.vocabulary import Vocabulary, list_of_names, warn_unknown, with_background
+from proxyclip.windows import Batches, SlidingWindows, WindowScores, score_images, windows_per_batch
+
+ONE_WINDOW = 1024  # pixels of an image that is neither cut nor resized, for the size of a batch
+COPIES_AHEAD = 2  # label maps that are copied to the host while an accelerator goes on
 
 
-class Segmentor(Scorer):
+class Sample(NamedTuple):
+    """An image on its way through a model.
+
+    image: from `Segmentor.prepare` or `Segmentor.pin`. size: height and width of the label map. name: by which a
+    refinement finds its masks. item: anything that belongs to the image; it comes out with the label map.
+    """
+
+    image: Tensor
+    size: tuple[int, int]
+    name: str | None = None
+    item: Any = None
+
+
+class Segmentor(nn.Module):
     """A model that assigns one of the given names to every pixel.
 
     A method or head defines `method`, `encode_classes`, `window_scores` and `settings`, and overrides `image_scores` if
-    its windows depend on each other or on the whole image. Everything else is implemented here and in `Scorer`.
+    its windows depend on each other or on the whole image. Everything else is written once, here.
 
     method: the name as printed in papers, for records and tables. queries: "names" for models that use the class names
-    of a benchmark instead of its prompts ("boat", not "ship"): see `Vocabulary.name_queries`. refinement: of the score
-    maps at the size of the image, if there is one; see `proxyclip.refine`.
+    of a benchmark instead of its prompts ("boat", not "ship"): see `Vocabulary.name_queries`. antialias, long_side: how
+    images are resized, see `Resize`. window_size: height and width that the scores of a window are upsampled to
+    first, if not its own; it matters where the label rule applies a sigmoid there. refinement: of the score maps at the
+    size of the image, or None; see `proxyclip.refine`.
     """
 
     method: str
     queries: str = "words"
+    antialias: bool = False
+    long_side: int = 2048
+    window_size: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -50,12 +73,30 @@ class Segmentor(Scorer):
         known_words: tuple[str, ...] | None = None,
     ):
         """windows, label_rule: how images are cut, and how scores become labels. short_side: images are resized to this
-        short side, keeping their aspect ratio, with a long side of at most 2048 (0: not resized). padding_colour: RGB
-        in [0, 1] of pixels beyond the image. patch_size: size of the smallest patches. known_words: all names that a
-        small CLIP was trained on; others raise a warning."""
-        super().__init__(windows, short_side, padding_colour, patch_size)
-        self.label_rule, self.known_words = label_rule, known_words
+        short side, keeping their aspect ratio, with a long side of at most `long_side` (0: not resized).
+        padding_colour: RGB in [0, 1] of pixels beyond the image. patch_size: size of the smallest patches. known_words:
+        all names that a small CLIP was trained on; others raise a warning."""
+        super().__init__()
+        self.windows, self.label_rule, self.short_side = windows, label_rule, short_side
+        self.patch_size, self.known_words = patch_size, known_words
         self.refinement: Refinement | None = None
+        self.compiled = False
+        self._batches: dict[tuple, Batches] = {}  # a size that does not fit in memory is tried once
+        self.register_buffer("padding_colour", torch.tensor(padding_colour), persistent=False)  # (3,)
+
+    # What a method or head defines
+
+    def encode_classes(self, vocabulary: Vocabulary) -> Tensor:
+        """Text embeddings (Q, E), or (Q, P, E) where a class has P prompts, float32, on the model's device."""
+        raise NotImplementedError
+
+    def window_scores(self, crops: Tensor, text: Tensor) -> Tensor:
+        """(B, 3, c, c) RGB in [0, 1] and the text embeddings -> scores (B, Q, h, w), low resolution, float32."""
+        raise NotImplementedError
+
+    def image_scores(self, image: Tensor, text: Tensor, batch_windows: int | None = None) -> WindowScores:
+        """(3, H, W) RGB in [0, 1] -> the scores of all windows; several views may be combined with weights."""
+        return next(self._score_windows([(None, image)], text, batch_windows))[2]
 
     def settings(self) -> dict:
         """Everything that a score depends on besides the image and the class names, ready for JSON."""
@@ -70,7 +111,11 @@ class Segmentor(Scorer):
             **self.refinement_settings(),
         }
 
-    # Written once
+    def refinement_settings(self) -> dict:
+        """The part of `settings` about the refinement."""
+        return {} if self.refinement is None else {"refine": self.refinement.settings()}
+
+    # Segmenting
 
     def segment(
         self,
@@ -90,7 +135,7 @@ class Segmentor(Scorer):
         several, "car; truck". threshold: pixels with a winning score below it get label 0 (default: that of the label
         rule). batch_windows: windows per batch (default: depends on their size and the device). probabilities: classes
         whose probability maps the result contains. background: "threshold" or "vocabulary" puts a class for everything
-        else before the others: see `proxyclip.background.with_background`. names: of the images, by which masks in a
+        else before the others: see `proxyclip.vocabulary.with_background`. names: of the images, by which masks in a
         folder are found (default: those of the files, without their endings). Returns a Segmentation, or a list of
         them. Raises InputError or NotFound for invalid input.
         """
@@ -99,20 +144,29 @@ class Segmentor(Scorer):
             names = list_of_names(names if several else [names], "names")
             if several and len(names) != len(images):
                 raise InputError(f"{len(names)} names were given for {len(images)} images; give one for each")
-        given = (threshold, batch_windows, probabilities, max_pixels, background, names)
-        found = self.segment_each(images if several else [images], classes, *given)
-        return list(found) if several else next(found)
+        results = self.segment_each(
+            images if several else [images],
+            classes,
+            threshold=threshold,
+            batch_windows=batch_windows,
+            probabilities=probabilities,
+            max_pixels=max_pixels,
+            background=background,
+            names=names,
+        )
+        return list(results) if several else next(results)
 
     @torch.no_grad()
     def segment_each(
         self,
         images,
         classes,
-        threshold=None,
-        batch_windows=None,
+        *,
+        threshold: float | None = None,
+        batch_windows: int | None = None,
         probabilities=(),
-        max_pixels=MAX_PIXELS,
-        background="none",
+        max_pixels: int = MAX_PIXELS,
+        background: str = "none",
         names=None,
     ) -> Iterator[Segmentation]:
         """Like `segment`, but yields one result at a time, for more images than fit in memory."""
@@ -127,15 +181,17 @@ class Segmentor(Scorer):
         settings = self.settings() | {"threshold": rule.threshold}
 
         def samples() -> Iterator[Sample]:
-            for source, name in named(images, names):
+            for source, name in with_names(images, names):
                 image = read_image(source, max_pixels)  # (H, W, 3) uint8
-                yield Sample(self.staged(self.resize(image)), image.shape[:2], name, image)
+                yield Sample(self.pin(self.resize(image)), image.shape[:2], name, image)
 
-        found = self.predict_each(samples(), vocabulary, rule, batch_windows, keep)
-        for sample, (labels, confidence, maps) in to_host(found, self.device):
+        predictions = self.predict_each(samples(), vocabulary, rule, batch_windows, keep)
+        for sample, (labels, confidence, maps) in to_host(predictions, self.device):
             labels = labels.to(torch.uint8 if len(vocabulary.classes) <= 256 else torch.int32).numpy()
             maps = {vocabulary.names[index]: maps[index].numpy() for index in keep}
-            yield Segmentation(labels, confidence.numpy(), list(vocabulary.names), sample.given, settings, maps)
+            yield Segmentation(labels, confidence.numpy(), list(vocabulary.names), sample.item, settings, maps)
+
+    # The one loop of evaluation, folders, the page and `segment`
 
     @torch.no_grad()
     def predict_each(
@@ -147,7 +203,7 @@ class Segmentor(Scorer):
         keep: Iterable[int] = (),
         confidence: bool = True,
     ) -> Iterator[tuple[Sample, LabelMap]]:
-        """Each sample with its label map, in order: the one loop of evaluation, folders and pages.
+        """Each sample with its label map, in order.
 
         Windows of several samples share batches; nevertheless, the labels of an image depend on that image alone.
         Samples are taken only as batches need them. rule: default the model's own. batch_windows: see `segment`. keep:
@@ -156,8 +212,7 @@ class Segmentor(Scorer):
         """
         rule, keep = rule or self.label_rule, tuple(keep)
         for sample, image, scores in self.score_each(samples, vocabulary, batch_windows):
-            given = sample.size, vocabulary, rule, keep, sample.name, confidence
-            yield sample, self.decided(scores, image, *given)
+            yield sample, self.decide(scores, image, sample, vocabulary, rule=rule, keep=keep, confidence=confidence)
 
     def predict(
         self,
@@ -168,25 +223,159 @@ class Segmentor(Scorer):
         batch_windows: int | None = None,
         name: str | None = None,
     ) -> LabelMap:
-        """The label map of one image, as given by `prepare` or `staged`, at `size` (H, W), on the model's device."""
+        """The label map of one image, from `prepare` or `pin`, at `size` (H, W), on the model's device."""
         rule = self.label_rule.with_threshold(threshold)
         return next(self.predict_each([Sample(image, size, name)], vocabulary, rule, batch_windows))[1]
 
-    def decided(self, scores, image, size, vocabulary, rule, keep=(), name=None, confidence: bool = True) -> LabelMap:
-        """The label map at `size` (H, W) from the scores of a prepared image (3, h, w), by any label rule."""
-        owners = vocabulary.class_of_query if self.queries == "words" else vocabulary.name_queries[1]
-        penalty = dict(rule.subtract)  # by class name
-        subtract = tuple(penalty.get(vocabulary.names[index], 0.0) for index in owners) if penalty else None
-        subtract = subtract and on_device(subtract, self.device)  # (Q,)
-        owners = on_device(owners, self.device)  # (Q,)
-        if self.refinement is None:
-            return label_map(scores, size, rule, owners, subtract, keep, confidence=confidence)
-        guide = F.interpolate(image[None], size, mode="bilinear")[0]  # (3, H, W)
-        text = self.encode_classes(vocabulary)  # (Q, E), or (Q, P, E)
-        known = Guide(guide, name, len(text), text if text.dim() == 2 else None)
-        refine = partial(self.refinement, guide=known)
-        return refined_label_map(scores, size, rule, owners, refine, subtract, keep, confidence=confidence)
+    def score_each(
+        self, samples: Iterable[Sample], vocabulary: Vocabulary, batch_windows: int | None = None
+    ) -> Iterator[tuple[Sample, Tensor, WindowScores]]:
+        """Each sample with its image on the device, (3, h, w) in [0, 1], and its scores, in order; see `decide`.
 
-    def refinement_settings(self) -> dict:
-        """The part of `settings` about the refinement."""
-        return {} if self.refinement is None else {"refine": self.refinement.settings()}
+        Windows of several images share batches, unless a method looks at whole images.
+        """
+        text = self.encode_classes(vocabulary)  # (Q, E) or (Q, P, E)
+        images = ((sample, self.upload(sample.image)) for sample in samples)
+        if type(self).image_scores is Segmentor.image_scores:
+            yield from self._score_windows(images, text, batch_windows)
+            return
+        for sample, image in images:
+            with exact_float32(self.device):
+                scores = self.image_scores(image, text, batch_windows)
+            yield sample, image, scores
+
+    def decide(
+        self,
+        scores: WindowScores,
+        image: Tensor,
+        sample: Sample,
+        vocabulary: Vocabulary,
+        *,
+        rule: LabelRule,
+        keep: Iterable[int] = (),
+        confidence: bool = True,
+    ) -> LabelMap:
+        """The label map of a sample, by any label rule, from its scores and its image (3, h, w) on the device."""
+        classes = vocabulary.class_of_query if self.queries == "words" else vocabulary.name_queries[1]
+        penalties = dict(rule.subtract)  # by class name
+        subtract = tuple(penalties.get(vocabulary.names[index], 0.0) for index in classes) if penalties else None
+        index_type = torch.uint8 if max(classes) < 256 else torch.int32
+        with exact_float32(self.device):
+            return decide_labels(
+                scores,
+                sample.size,
+                rule,
+                constant(tuple(classes), index_type, self.device),  # (Q,)
+                subtract=subtract and constant(subtract, torch.float32, self.device),  # (Q,)
+                keep=keep,
+                confidence=confidence,
+                refine=self.refinement and self._refinement_of(image, sample, vocabulary),
+            )
+
+    def _refinement_of(self, image: Tensor, sample: Sample, vocabulary: Vocabulary):
+        """The refinement of one image's maps, which is guided by the image as the model sees it."""
+        text = self.encode_classes(vocabulary)  # (Q, E), or (Q, P, E)
+        guide = F.interpolate(image[None], sample.size, mode="bilinear")[0]  # (3, H, W)
+        return partial(self.refinement, guide=Guide(guide, sample.name, len(text), text if text.dim() == 2 else None))
+
+    # From an image to the device, and windows in batches
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 -> the resized image (3, h, w) in [0, 1] on the model's device."""
+        return self.upload(self.pin(self.resize(image)))
+
+    def pin(self, image: np.ndarray) -> Tensor:
+        """A resized image (h, w, 3) uint8, ready for `upload`: the part of `prepare` that any thread may do ahead.
+
+        On a CPU, (3, h, w) in [0, 1]; for CUDA (h, w, 3) uint8 in pinned memory, which the device reads by itself.
+        """
+        if self.device.type == "cpu":
+            return to_tensor(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(image))  # (h, w, 3)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def upload(self, image: Tensor) -> Tensor:
+        """An image from `pin` or `prepare` -> (3, h, w) in [0, 1] on the model's device, without waiting for it."""
+        image = image.to(self.device, non_blocking=True)
+        return image.permute(2, 0, 1).float().div(255) if image.dtype == torch.uint8 else image  # (3, h, w)
+
+    @property
+    def resize(self) -> Resize:
+        """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8, in any process."""
+        return Resize(self.short_side, self.long_side, self.antialias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.padding_colour.device
+
+    def batches(self, batch_windows: int | None) -> Batches:
+        """Batches of so many windows, or of as many as tokens and memory allow; the same object each time."""
+        if batch_windows is not None and (not fits(batch_windows, int) or batch_windows < 1):
+            raise InputError(f"batch_windows is {batch_windows!r}; it must be a whole number of at least 1")
+        side = self.windows.crop or self.short_side or ONE_WINDOW
+        key = batch_windows, side, self.device
+        if key not in self._batches:
+            parameters = sum(weight.numel() for weight in self.parameters())
+            size = batch_windows or windows_per_batch(side, self.patch_size, self.device, parameters)
+            self._batches[key] = Batches(int(size))
+        return self._batches[key]
+
+    def _score_windows(self, images, text: Tensor, batch_windows: int | None):
+        """See `score_images`."""
+        return score_images(
+            partial(self.window_scores, text=text),
+            images,
+            windows=self.windows,
+            padding_colour=self.padding_colour,
+            batches=self.batches(batch_windows),
+            window_size=self.window_size,
+        )
+
+    def compile_scores(self, backend: str = "inductor") -> None:
+        """Compiles `window_scores` when it is first used; see `CompiledScores`."""
+        from proxyclip.backbones.backends import CompiledScores
+
+        self.window_scores, self.compiled = CompiledScores(self.window_scores, backend), True
+
+
+@lru_cache(maxsize=16)
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The numbers as a tensor that is copied to an accelerator once."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def with_names(images, names) -> Iterator[tuple]:
+    """Each image with its name: that of the list, or that of a file; None where there is neither."""
+    if names is not None:
+        yield from zip(images, names, strict=True)
+        return
+    for source in images:
+        yield source, Path(source).stem if isinstance(source, (str, os.PathLike)) else None
+
+
+def to_host(predictions: Iterable[tuple[Sample, LabelMap]], device: torch.device) -> Iterator[tuple[Sample, LabelMap]]:
+    """The same label maps in the host's memory, in order.
+
+    CUDA does not wait: maps are copied to pinned memory behind its work and yielded when they have arrived, up to
+    COPIES_AHEAD images later, in ordinary memory, since pinned memory is scarce.
+    """
+    if device.type != "cuda":
+        for sample, label_map in predictions:
+            yield sample, label_map.map(Tensor.cpu)
+        return
+    copies = deque()
+
+    def oldest() -> tuple[Sample, LabelMap]:
+        sample, pinned, arrived = copies.popleft()
+        arrived.synchronize()
+        return sample, pinned.map(Tensor.clone)
+
+    for sample, label_map in predictions:
+        pinned = label_map.map(partial(Tensor.to, device="cpu", non_blocking=True))
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(device))
+        copies.append((sample, pinned, arrived))
+        if len(copies) > COPIES_AHEAD:
+            yield oldest()
+    while copies:
+        yield oldest()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proxyclip.image_io import resize, scaled_size
+from proxyclip.images import resize, scaled_size
 
 CLASSES = 5
 

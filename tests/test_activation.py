@@ -9,7 +9,7 @@ import torch
 from test_loading import write
 
 from proxyclip.backbones import build_clip
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.errors import InputError
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from datasets import scenes
 from proxyclip.errors import NotFound
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 

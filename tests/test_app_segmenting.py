@@ -27,7 +27,7 @@ from proxyclip.app.examples import EXAMPLES, file_of
 from proxyclip.app.held import OpenImage
 from proxyclip.app.models import Choice, Models
 from proxyclip.command.model_options import ModelChoice
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 
 NAMES = "sky\nsea; ocean, bird"
 MINI_PROXY = Choice("mini", "proxyclip")

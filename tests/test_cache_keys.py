@@ -6,11 +6,10 @@ import pytest
 import tiny_clip
 import torch
 
-from proxyclip import stitching
-from proxyclip.backbones import position_table
-from proxyclip.bounded_cache import BoundedCache
-from proxyclip.sliding import SlidingWindows
+from proxyclip.backbones.layers import cached_sampling_matrix
+from proxyclip.segmentor import constant
 from proxyclip.text import encode_names
+from proxyclip.windows import SlidingWindows, make_bands
 
 TEMPLATES = ("a {}.", "a long photo of the {}.")
 
@@ -47,37 +46,44 @@ def test_averages_and_single_prompts_do_not_take_each_other_s_place():
 
 
 BANDS = {"windows": SlidingWindows(32, 16, 8), "length": 80, "grid": 16, "window": 24, "out": 70, "rows": 16}
-BANDS["sigmoid"] = True
+BANDS |= {"sigmoid": True, "device": torch.device("cpu")}
+MATRIX = {"length": 7, "out": 5, "offset": None, "antialias": False, "device": torch.device("cpu")}
 
 
-def bands(windows, length, grid, window, out, rows, sigmoid):
-    view = stitching.View(torch.zeros(grid, 1, grid), windows, (length, length), window_size=(window, window))
-    order, found = stitching.bands(view, 0, out, rows, sigmoid)
-    return [order.tolist(), *((b.rows, b.near, b.weights.tolist(), b.upsample is not None) for b in found)]
+def plain(made) -> list:
+    """Tensors and bands as values that can be compared."""
+    if torch.is_tensor(made):
+        return [made.device.type, made.tolist() if not made.is_meta else None]
+    return [plain(part) for part in made] if isinstance(made, (tuple, list)) else [made]
 
 
-def sampled(length, out, offset, antialias):
-    return position_table.sampling_matrix(length, out, offset, antialias, torch.device("cpu")).tolist()
-
-
-@pytest.mark.parametrize(("make", "module", "name", "first", "field", "value"), [
-    (bands, stitching, "_bands", BANDS, "windows", SlidingWindows(32, 15, 8)),
-    (bands, stitching, "_bands", BANDS, "length", 79),
-    (bands, stitching, "_bands", BANDS, "grid", 32),
-    (bands, stitching, "_bands", BANDS, "window", 20),
-    (bands, stitching, "_bands", BANDS, "out", 60),
-    (bands, stitching, "_bands", BANDS, "rows", 8),
-    (bands, stitching, "_bands", BANDS, "sigmoid", False),
-    *(
-        (sampled, position_table, "MATRICES", {"length": 7, "out": 5, "offset": None, "antialias": False}, *change)
-        for change in (("length", 9), ("out", 6), ("offset", 0.1), ("antialias", True))
-    ),
+@pytest.mark.parametrize(("make", "first", "field", "value"), [
+    (make_bands, BANDS, "windows", SlidingWindows(32, 15, 8)),
+    (make_bands, BANDS, "length", 79),
+    (make_bands, BANDS, "grid", 32),
+    (make_bands, BANDS, "window", 20),
+    (make_bands, BANDS, "out", 60),
+    (make_bands, BANDS, "rows", 8),
+    (make_bands, BANDS, "sigmoid", False),
+    (make_bands, BANDS, "device", torch.device("meta")),
+    (cached_sampling_matrix, MATRIX, "length", 9),
+    (cached_sampling_matrix, MATRIX, "out", 6),
+    (cached_sampling_matrix, MATRIX, "offset", 0.1),
+    (cached_sampling_matrix, MATRIX, "antialias", True),
+    (cached_sampling_matrix, MATRIX, "device", torch.device("meta")),
 ])  # fmt: skip
-def test_a_field_that_differs(monkeypatch, make, module, name, first, field, value):
-    """What a cache gives that holds its neighbour is what an empty one gives, and differs from the neighbour."""
-    other, size_of = first | {field: value}, getattr(module, name).size_of
-    monkeypatch.setattr(module, name, BoundedCache(2**20, size_of))
-    expected = make(**other)
-    monkeypatch.setattr(module, name, BoundedCache(2**20, size_of))
-    neighbour = make(**first)
-    assert make(**other) == expected != neighbour
+def test_a_field_that_differs(make, first, field, value):
+    """A cache that has the neighbour returns what an empty one does, and that differs from the neighbour."""
+    other = first | {field: value}
+    make.cache_clear()
+    expected = plain(make(**other))
+    make.cache_clear()
+    neighbour = plain(make(**first))
+    assert plain(make(**other)) == expected != neighbour
+
+
+def test_integers_and_floats_are_told_apart():
+    """(0,) and (0.0,) are equal, and label maps have the type of the class indices."""
+    cpu = torch.device("cpu")
+    values = [constant((0.0,), torch.float32, cpu), constant((0,), torch.uint8, cpu), constant((0,), torch.int32, cpu)]
+    assert [value.dtype for value in values] == [torch.float32, torch.uint8, torch.int32]

@@ -14,12 +14,12 @@ import proxyclip
 from configs.calibration import labelled_benchmark
 from datasets import scenes
 from datasets.labelled_folder import LabelledFolder
-from proxyclip.background import with_background
 from proxyclip.errors import InputError, NotFound
 from proxyclip.evaluation.calibration import curves
 from proxyclip.evaluation.metrics import ConfusionMatrix, confusion
 from proxyclip.evaluation.threshold_counts import THRESHOLDS, ThresholdCounts
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
+from proxyclip.vocabulary import with_background
 
 NAMES = ["car", "house", "tree"]
 
@@ -68,8 +68,8 @@ def test_curves_are_those_of_segment_with_each_threshold(refine, monkeypatch):
 def test_refinements_hear_the_name_of_each_image(monkeypatch):
     """Masks from a folder are found by it."""
     model, names = proxyclip.load("mini"), []
-    decided = model.decided
-    monkeypatch.setattr(model, "decided", lambda *given, name: names.append(name) or decided(*given, name=name))
+    decide = model.decide
+    monkeypatch.setattr(model, "decide", lambda *args, rule: names.append(args[2].name) or decide(*args, rule=rule))
     vocabulary, _ = with_background(NAMES, "threshold")
     samples = [(str(seed), image, label % 4) for seed in (500, 501) for image, label in [scenes.draw(seed)]]
     curves(model, samples, vocabulary)

@@ -25,7 +25,7 @@ import heads
 from configs.load import load_config
 from configs.protocol import unseen_classes
 from heads.facts import Facts
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 
 HERE = Path(__file__).resolve().parents[1]
 VOC20 = load_config("voc20").data

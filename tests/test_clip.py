@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from proxyclip.backbones import build_clip as load_clip
+from proxyclip.backbones import checkpoints as weights_module
 from proxyclip.backbones import clip as clip_module
-from proxyclip.backbones import weights as weights_module
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.clip_block import run_block
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.layers import run_block
 from proxyclip.errors import InputError
-from proxyclip.image_io import normalise
+from proxyclip.images import normalise
 
 TOWERS = [
     {},

@@ -8,7 +8,7 @@ import torch
 import eval as eval_script
 import proxyclip
 from proxyclip.errors import InputError
-from proxyclip.scorer import Scorer
+from proxyclip.segmentor import Segmentor
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = Vocabulary.parse(["sky", "sea", "grass"])
@@ -55,7 +55,7 @@ def test_a_compiler_that_does_not_work_is_one_sentence():
 
 
 def test_eval_compiles_and_records_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Scorer.compile_scores, "__defaults__", ("eager",))
+    monkeypatch.setattr(Segmentor.compile_scores, "__defaults__", ("eager",))
     arguments = "--config scenes --model mini --method maskclip --device cpu --workers 0 --limit 1 --resume"
     for more in ([], ["--compile"]):
         eval_script.main([*arguments.split(), *more, "--workdir", str(tmp_path)])

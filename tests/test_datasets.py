@@ -17,7 +17,8 @@ from datasets import palettes
 from datasets.downloads import all_archives, archives, table
 from datasets.label_map import VOID
 from datasets.segmentation import SegmentationData, Split, data_root
-from proxyclip.errors import InputError, NotFound, main_guard
+from proxyclip.errors import InputError, NotFound
+from proxyclip.runtime import main_guard
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

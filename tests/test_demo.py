@@ -12,7 +12,7 @@ from PIL import Image
 
 import demo
 import proxyclip
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 from proxyclip.pictures.overlay import overlay
 from proxyclip.pictures.panels import WIDE_GAP
 from proxyclip.segmentation import Segmentation

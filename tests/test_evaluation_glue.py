@@ -21,7 +21,7 @@ from configs.overrides import read_overrides
 from heads.training.scores import scores_on
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.partial_counts import Progress
-from proxyclip.image_io import read_image, resize, to_tensor
+from proxyclip.images import read_image, resize, to_tensor
 from proxyclip.segmentor import Segmentor
 
 SIZES = ((45, 60), (57, 48))
@@ -83,20 +83,20 @@ def test_eval_predicts_what_segment_gives(tmp_path, folder, config, method):
 @pytest.fixture(params=[False, True])
 def seen_images(request, monkeypatch) -> list:
     """The images that models get, with and without antialiasing."""
-    seen, placed = [], Segmentor.placed
+    seen, upload = [], Segmentor.upload
 
     def watched(model, image):
         seen.append(image)
-        return placed(model, image)
+        return upload(model, image)
 
-    monkeypatch.setattr(Segmentor, "placed", watched)
+    monkeypatch.setattr(Segmentor, "upload", watched)
     monkeypatch.setattr(Segmentor, "antialias", request.param)
     return seen
 
 
 def same_as_in_segment(model, seen, images) -> bool:
     """Whether models got these (H, W, 3), each resized as the model says, and `prepare` does the same."""
-    sizes = [model.size_for(*image.shape[:2]) for image in images]
+    sizes = [model.resize.size(*image.shape[:2]) for image in images]
     prepared = [to_tensor(resize(*pair, model.antialias)) for pair in zip(images, sizes, strict=True)]
     got = len(seen), all(map(torch.equal, seen, prepared))
     return got == (len(images), True) and all(map(torch.equal, map(model.prepare, images), prepared))

@@ -12,11 +12,11 @@ import unicodedata
 import pytest
 
 from proxyclip.errors import InputError, NotFound
+from proxyclip.files import file_name
 from proxyclip.folder import naming
 from proxyclip.folder.inputs import find_items
 from proxyclip.folder.items import below, items_of
 from proxyclip.folder.naming import renamed, short_name
-from proxyclip.output_names import file_name
 
 
 @pytest.fixture

@@ -5,11 +5,8 @@ import torch
 import torch.nn.functional as F
 from step_by_step_heads import clip_block
 
-from proxyclip.backbones.clip_block import run_block
-from proxyclip.backbones.cpu_kernels import linear
-from proxyclip.backbones.quick_gelu import activate
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import fixed_seed, import_library
+from proxyclip.backbones.layers import activate, linear, run_block
 
 B, T, P, WIDTH, HEADS = 2, 150, 7, 32, 2
 

@@ -11,9 +11,9 @@ from torch import nn
 
 import proxyclip
 from proxyclip.errors import InputError
-from proxyclip.methods import _all_windows
+from proxyclip.methods import glaclip
 from proxyclip.methods.glaclip import Options
-from proxyclip.sliding import cut
+from proxyclip.windows import cut
 
 
 class Colours(nn.Module):
@@ -129,7 +129,7 @@ def test_patch_by_patch(changes):
 
 def test_a_row_that_resembles_no_patch_is_its_own_anchor():
     patches, row = torch.eye(4)[:3], torch.eye(4)[3:]
-    anchors, count = _all_windows.proxy_anchors(row, patches, patches.T, 0.55, 2)
+    anchors, count = glaclip.proxy_anchors(row, patches, patches.T, 0.55, 2)
     assert torch.equal(anchors, row) and count.item() == 1
 
 
@@ -139,14 +139,14 @@ def test_blocks_of_rows_make_no_difference(monkeypatch, pairs):
     expected = model(row_mean=False), model()
     crops = windows_of(expected[0], image())
     expected = [each.embed(crops) for each in expected]
-    monkeypatch.setattr(_all_windows, "BLOCK", pairs)
+    monkeypatch.setattr(glaclip, "BLOCK", pairs)
     found = [each.embed(crops) for each in (model(row_mean=False), model())]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_memory_does_not_grow_with_the_square_of_the_patches(monkeypatch):
-    monkeypatch.setattr(_all_windows, "BLOCK", 200_000)
+    monkeypatch.setattr(glaclip, "BLOCK", 200_000)
     found, text = model(stride=8), torch.eye(16)[:5]
     found.image_scores(image(), text)  # what is measured once per process
     windows = found.windows.count((72, 160))
@@ -180,7 +180,7 @@ def test_windows_depend_on_each_other_but_images_do_not():
     changed[:, :, 32:] = image(seed=9)[:, :, 32:]  # beyond the first window
     one, other = (found.image_scores(each, text).views[0].scores[:4, :, :4] for each in (plain, changed))
     assert (one - other).abs().max() > 1e-3
-    together = [scores.views[0].scores for scores in found.scores_of([changed, plain], text, 8)]
+    together = [found.image_scores(each, text, 8).views[0].scores for each in (changed, plain)]
     torch.testing.assert_close(together[1][:4, :, :4], one, atol=1e-5, rtol=1e-4)
 
 

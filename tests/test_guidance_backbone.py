@@ -5,7 +5,7 @@ import tiny_cat_seg
 import torch
 
 from heads.guidance_backbone import SOURCES, GuidanceBackbone
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.errors import NotFound
 
 SIDE = 12  # patches: the least for which Swin's windows fit

@@ -15,14 +15,14 @@ from configs import benchmark_run
 from configs.load import load_config
 from configs.overrides import Overrides
 from configs.protocol import changes, protocol_of
-from proxyclip.build import plan
 from proxyclip.evaluation import evaluate as evaluation
 from proxyclip.evaluation.counting import one_by_one
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.evaluation.partial_counts import Counts, Progress
 from proxyclip.evaluation.prediction_writer import PredictionWriter
 from proxyclip.evaluation.prefetch import Ready
-from proxyclip.label_rule import LabelRule
+from proxyclip.labels import LabelRule
+from proxyclip.loading import plan
 from proxyclip.pictures.panels import panels
 from proxyclip.reports import html_report
 from proxyclip.reports.run_log import append_run, find_run, log_entry
@@ -145,13 +145,17 @@ def test_what_of_the_models_was_changed(changed):
 
 def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     """limit, skip_bad, resume and split reach the evaluation, and batch_windows the model."""
-    evaluate, predict, decided = evaluation.evaluate, Segmentor.predict_each, Segmentor.decided
+    evaluate, predict, decide = evaluation.evaluate, Segmentor.predict_each, Segmentor.decide
     runs, batches, names = [], [], []
     monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
     monkeypatch.setattr(
         Segmentor, "predict_each", lambda *given, **more: batches.append(given[-1]) or predict(*given, **more)
     )
-    monkeypatch.setattr(Segmentor, "decided", lambda *given: names.append(given[-2:]) or decided(*given))
+    monkeypatch.setattr(
+        Segmentor,
+        "decide",
+        lambda *args, **more: names.append((args[3].name, more["confidence"])) or decide(*args, **more),
+    )
     writers = []
     monkeypatch.setattr(benchmark_run, "PredictionWriter", lambda *given: writers.append(given))
     arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"

@@ -7,10 +7,8 @@ from host_traffic import DEVICE, host_traffic
 from tiny_vfm import FAMILIES, images, tiny
 
 import proxyclip
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
-from proxyclip.sliding import SlidingWindows
-from proxyclip.stitching import View, WindowScores
+from proxyclip.labels import LabelRule, decide_labels
+from proxyclip.windows import SlidingWindows, View, WindowScores
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -31,9 +29,11 @@ def test_window_scores(method, dtype):
 def test_label_maps(rule, keep):
     scores = WindowScores((View(torch.zeros(84, 300, 84, device=DEVICE), SlidingWindows(336, 112), (448, 448)),))
     owners, subtract = torch.zeros(300, dtype=torch.uint8, device=DEVICE), torch.zeros(300, device=DEVICE)
-    label_map(scores, (375, 500), rule, owners)  # the first call of a size takes its stitching matrices from the host
+    decide_labels(
+        scores, (375, 500), rule, owners
+    )  # the first call of a size takes its stitching matrices from the host
     with host_traffic() as found:
-        labels, confidence, maps = label_map(scores, (375, 500), rule, owners, subtract, keep)
+        labels, confidence, maps = decide_labels(scores, (375, 500), rule, owners, subtract=subtract, keep=keep)
     assert found == [] and {labels.device, confidence.device, *(kept.device for kept in maps.values())} == {DEVICE}
 
 

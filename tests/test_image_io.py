@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,13 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import (
+from proxyclip.images import (
+    Resize,
     denormalise,
     installed_formats,
     normalise,
     read_image,
     resize,
-    resize_to,
     scaled_size,
     to_tensor,
 )
@@ -356,17 +355,18 @@ def half(height, width):
     return height // 2, width // 2
 
 
-def test_resize_to_a_size_that_depends_on_the_image():
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resize_in_another_process(antialias):
     image = picture(24, 38)
-    smaller = pickle.loads(pickle.dumps(partial(resize_to, size_for=half)))(image)
-    np.testing.assert_array_equal(smaller, resize(image, (12, 19)))
-    np.testing.assert_array_equal(resize_to(image, half, antialias=True), resize(image, (12, 19), antialias=True))
+    smaller = pickle.loads(pickle.dumps(Resize(12, antialias=antialias)))(image)
+    np.testing.assert_array_equal(smaller, resize(image, (12, 19), antialias=antialias))
+    assert Resize(12, long_side=16).size(24, 38) == (10, 16) and Resize().size(24, 38) == (24, 38)
 
 
 THIN = """
 import resource, sys
 import numpy as np
-from proxyclip.image_io import read_image, resize, scaled_size
+from proxyclip.images import read_image, resize, scaled_size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 image = read_image(sys.argv[1])
 for shape in ((1, 60_000), (60_000, 1), (1, 30_000_000), (30_000_000, 1)):

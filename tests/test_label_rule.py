@@ -6,15 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from largest_tensors import Shapes
+from scored import score_images
 
-from proxyclip.batches import Batches
 from proxyclip.errors import InputError
-from proxyclip.label_map import label_map, on_device
-from proxyclip.label_rule import LabelRule, small_classes
-from proxyclip.refined_label_map import refined_label_map
-from proxyclip.score_tiles import ACCELERATOR_TILE, CPU_TILE
-from proxyclip.sliding import SlidingWindows, score_images
-from proxyclip.stitching import View, WindowScores
+from proxyclip.labels import (
+    ACCELERATOR_TILE,
+    CPU_TILE,
+    LabelRule,
+    decide_labels,
+    small_classes,
+)
+from proxyclip.windows import Batches, SlidingWindows, View, WindowScores
 
 
 def one_window(scores):
@@ -26,7 +28,7 @@ def one_window(scores):
 def decided(scores, **options):
     found = one_window(scores)
     owners = torch.tensor(options.pop("owners", range(len(scores))))
-    return label_map(found, scores.shape[1:], LabelRule(**options), owners, keep=range(int(owners.max()) + 1))
+    return decide_labels(found, scores.shape[1:], LabelRule(**options), owners, keep=range(int(owners.max()) + 1))
 
 
 def test_softmax_over_all_queries_and_the_best_of_a_class():
@@ -62,7 +64,7 @@ def test_large_scores_do_not_overflow():
 @pytest.mark.parametrize("first", [0, 1])
 def test_large_scores_in_blocks_do_not_overflow(first):
     scores = torch.tensor([[[30.0 * (1 - first)]], [[30.0 * first]]])
-    found = label_map(one_window(scores), (1, 1), LabelRule(scale=40.0), torch.arange(2), tile=(1, 1, 1))
+    found = decide_labels(one_window(scores), (1, 1), LabelRule(scale=40.0), torch.arange(2), tile=(1, 1, 1))
     assert found.labels.item() == first and found.confidence.item() == 1
 
 
@@ -85,7 +87,7 @@ def test_what_is_subtracted_from_some_queries():
     scores = torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(0))
     owners, subtract = torch.arange(3), torch.tensor([0.0, 0.3, 0.1])
     rule = LabelRule(scale=2.0, activation="none")
-    labels, confidence, _ = label_map(one_window(scores), (7, 9), rule, owners, subtract)
+    labels, confidence, _ = decide_labels(one_window(scores), (7, 9), rule, owners, subtract=subtract)
     best, expected = (2 * scores - subtract[:, None, None]).max(0)
     assert torch.equal(labels, expected)
     torch.testing.assert_close(confidence, best)
@@ -120,8 +122,10 @@ def slowly_ruled(scores, owners, rule):
 @pytest.mark.parametrize("subtract", [None, torch.tensor([0.0, 0.2, 0, 0, 0.1, 0, 0.3])], ids=["", "subtract"])
 def test_blocks_of_queries_make_no_difference(rule, queries, subtract):
     scores, owners = one_window(blobs(7, 23, 31, 1)), torch.tensor([0, 0, 1, 2, 2, 3, 4])
-    expected = label_map(scores, (23, 31), rule, owners, subtract, range(5), (10**6, 13, 7))
-    found = label_map(scores, (23, 31), rule, owners, subtract, range(5), (queries * 13 * 5, 13, queries))
+    expected = decide_labels(scores, (23, 31), rule, owners, subtract=subtract, keep=range(5), tile=(10**6, 13, 7))
+    found = decide_labels(
+        scores, (23, 31), rule, owners, subtract=subtract, keep=range(5), tile=(queries * 13 * 5, 13, queries)
+    )
     assert torch.equal(found.labels, expected.labels) and len(found.labels.unique()) > 1
     torch.testing.assert_close(found.confidence, expected.confidence, atol=1e-6, rtol=0)
     for index in range(5):
@@ -132,7 +136,7 @@ def test_blocks_of_queries_make_no_difference(rule, queries, subtract):
 def test_the_first_of_equals_wins_in_any_block(queries):
     scores = torch.zeros(4, 2, 3)
     scores[1:, 1] = 1
-    labels = label_map(one_window(scores), (2, 3), LabelRule(), torch.arange(4), tile=(100, 5, queries)).labels
+    labels = decide_labels(one_window(scores), (2, 3), LabelRule(), torch.arange(4), tile=(100, 5, queries)).labels
     assert labels.tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
@@ -141,30 +145,29 @@ def test_the_first_of_equals_wins_in_any_block(queries):
 )
 def test_labels_are_the_same_without_confidence(rule):
     scores, owners = one_window(blobs(5, 23, 31, 2)), torch.arange(5)
-    expected = label_map(scores, (23, 31), rule, owners)
-    found = label_map(scores, (23, 31), rule, owners, confidence=False)
-    refined = refined_label_map(scores, (23, 31), rule, owners, lambda maps: maps, confidence=False)
+    expected = decide_labels(scores, (23, 31), rule, owners)
+    found = decide_labels(scores, (23, 31), rule, owners, confidence=False)
+    refined = decide_labels(scores, (23, 31), rule, owners, refine=lambda maps: maps, confidence=False)
     assert torch.equal(found.labels, expected.labels) and torch.equal(refined.labels, expected.labels)
     assert found.confidence is None and refined.confidence is None and expected.confidence is not None
-    kept = label_map(scores, (23, 31), rule, owners, keep=[1], confidence=False).class_scores[1]
-    torch.testing.assert_close(kept, label_map(scores, (23, 31), rule, owners, keep=[1]).class_scores[1])
+    kept = decide_labels(scores, (23, 31), rule, owners, keep=[1], confidence=False).class_scores[1]
+    torch.testing.assert_close(kept, decide_labels(scores, (23, 31), rule, owners, keep=[1]).class_scores[1])
 
 
 def test_without_confidence_and_threshold_nothing_is_exponentiated(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "exp_", None)
-    label_map(one_window(blobs(5, 23, 31, 2)), (23, 31), LabelRule(), torch.arange(5), confidence=False)
+    decide_labels(one_window(blobs(5, 23, 31, 2)), (23, 31), LabelRule(), torch.arange(5), confidence=False)
 
 
 @pytest.mark.parametrize(("classes", "dtype"), [(256, torch.uint8), (257, torch.int32)])
 def test_labels_have_the_type_of_the_class_indices(classes, dtype):
-    owners = on_device(tuple(range(classes)), torch.device("cpu"))
-    assert owners.dtype == dtype
+    owners = torch.arange(classes, dtype=dtype)
     scores = torch.zeros(classes, 2, 3)
     scores[-1] = 1
     for area in (0.0, 0.9):
         rule = LabelRule(area=area)
-        maps = label_map(one_window(scores), (2, 3), rule, owners)
-        refined = refined_label_map(one_window(scores), (2, 3), rule, owners, lambda maps: maps)
+        maps = decide_labels(one_window(scores), (2, 3), rule, owners)
+        refined = decide_labels(one_window(scores), (2, 3), rule, owners, refine=lambda maps: maps)
         assert maps.labels.dtype == refined.labels.dtype == dtype and maps.labels.eq(classes - 1).all()
         assert torch.equal(refined.labels, maps.labels)
 
@@ -181,7 +184,7 @@ def blobs(queries, height, width, seed):
 def test_small_classes_get_no_pixels(seed, activation, threshold, tile):
     scores, owners = blobs(7, 23, 31, seed), [0, 0, 1, 2, 2, 3, 4]
     rule = LabelRule(scale=20.0, activation=activation, threshold=threshold, area=0.2)
-    found = label_map(one_window(scores), (23, 31), rule, torch.tensor(owners), keep=range(5), tile=tile)
+    found = decide_labels(one_window(scores), (23, 31), rule, torch.tensor(owners), keep=range(5), tile=tile)
     labels, confidence, classes = slowly_ruled(scores, owners, rule)
     before, after = (slowly_ruled(scores, owners, replace(rule, area=area, threshold=-1e9))[0] for area in (0, 0.2))
     assert after[before != after].any()  # some pixels of a small class go to another object class
@@ -268,7 +271,7 @@ def test_a_sigmoid_of_each_window_before_they_are_averaged(size, tile):
     (found,) = score_images(sigmoid_windows, [image], windows, torch.zeros(3), Batches(3))
     expected = slowly(image, windows, size)
     rule = LabelRule(window_sigmoid=True, activation="none")
-    labels, confidence, maps = label_map(found, size, rule, torch.arange(4), keep=range(4), tile=tile)
+    labels, confidence, maps = decide_labels(found, size, rule, torch.arange(4), keep=range(4), tile=tile)
     torch.testing.assert_close(torch.stack([maps[k] for k in range(4)]), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(confidence, expected.amax(0), atol=2e-6, rtol=0)
     clear = expected.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-5
@@ -284,7 +287,7 @@ def test_windows_and_a_global_view_by_their_weights():
     view = View(whole.permute(1, 0, 2), SlidingWindows(0, 1), (64, 64), weight=0.25, window_size=(40, 40))
     views = WindowScores((View(found.views[0].scores, windows, (64, 64), weight=0.75), view))
     rule = LabelRule(window_sigmoid=True, activation="none")
-    _, _, maps = label_map(views, (50, 77), rule, torch.arange(4), keep=range(4), tile=(900, 20))
+    _, _, maps = decide_labels(views, (50, 77), rule, torch.arange(4), keep=range(4), tile=(900, 20))
 
     lifted = F.interpolate(F.interpolate(whole[None], (40, 40), mode="bilinear").sigmoid(), (64, 64), mode="bilinear")
     mixed = 0.75 * slowly(image, windows, (64, 64)) + 0.25 * lifted[0]
@@ -295,9 +298,9 @@ def test_windows_and_a_global_view_by_their_weights():
 @pytest.mark.parametrize(("confidence", "bytes_per_pixel"), [(True, 5), (False, 1)])
 def test_beyond_the_maps_there_are_tiles_alone(confidence, bytes_per_pixel):
     scores = WindowScores((View(torch.rand(84, 20, 84), SlidingWindows(336, 112), (448, 448)),))
-    owners = on_device(tuple(range(20)), torch.device("cpu"))
+    owners = torch.arange(20, dtype=torch.uint8)
     with Shapes() as shapes:
-        found = label_map(scores, (1500, 1500), LabelRule(), owners, confidence=confidence)
+        found = decide_labels(scores, (1500, 1500), LabelRule(), owners, confidence=confidence)
     maps = [part for part in (found.labels, found.confidence) if part is not None]
     assert sum(part.nbytes for part in maps) == bytes_per_pixel * 1500**2
     others = [torch.Size(shape).numel() for shape in shapes.found if shape != (1500, 1500)]
@@ -308,7 +311,7 @@ def test_an_accelerator_holds_no_tile_of_all_queries():
     device = torch.device("meta")
     scores = WindowScores((View(torch.rand(84, 847, 84, device=device), SlidingWindows(336, 112), (448, 448)),))
     with Shapes() as shapes:
-        label_map(scores, (683, 1024), LabelRule(threshold=0.1), torch.zeros(847, dtype=torch.int32, device=device))
+        decide_labels(scores, (683, 1024), LabelRule(threshold=0.1), torch.zeros(847, dtype=torch.int32, device=device))
     full = [shape for shape in shapes.found if torch.Size(shape).numel() > ACCELERATOR_TILE.scores]
     assert full == [] and 2 * ACCELERATOR_TILE.scores < 84 * 847 * 512
 
@@ -324,5 +327,5 @@ def test_memory_behind_a_sigmoid_is_bounded():
     )
     rule = LabelRule(window_sigmoid=True, activation="none")
     before = getrusage(RUSAGE_SELF).ru_maxrss
-    label_map(found, (700, 900), rule, torch.arange(600))
+    decide_labels(found, (700, 900), rule, torch.arange(600))
     assert getrusage(RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB

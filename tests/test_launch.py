@@ -47,7 +47,7 @@ def test_processes_share_the_cores_unless_the_user_says_otherwise(given, monkeyp
     started = []
     monkeypatch.setattr(run, "main", lambda arguments: started.append(os.environ["OMP_NUM_THREADS"]))
     monkeypatch.setattr(launch.logging, "disable", lambda level: None)
-    monkeypatch.setattr("proxyclip.threads.cores", lambda: 13)
+    monkeypatch.setattr("proxyclip.runtime.cores", lambda: 13)
     monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # and restored at the end
     if not given:
         del os.environ["OMP_NUM_THREADS"]

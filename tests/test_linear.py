@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import proxyclip
-from proxyclip.backbones.cpu_kernels import convolution, linear
+from proxyclip.backbones.layers import convolution, linear
 from proxyclip.errors import InputError
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

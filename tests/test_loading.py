@@ -15,14 +15,13 @@ from torch import nn
 import proxyclip
 from proxyclip.backbones import build_clip as load_clip
 from proxyclip.backbones import vfm
+from proxyclip.backbones.checkpoints import download, import_library, read_checkpoint
 from proxyclip.backbones.precision import resolve_precision
-from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm import dino
-from proxyclip.backbones.vfm._vfm import Variant
-from proxyclip.backbones.weights import download, read_checkpoint
+from proxyclip.backbones.vfm._vit import Variant
 from proxyclip.errors import InputError, NotFound
-from proxyclip.presets import CLIPS, PAIRS, find_preset, preset_names
-from proxyclip.sliding import SlidingWindows
+from proxyclip.loading import CLIPS, PAIRS, find_preset, preset_names
+from proxyclip.windows import SlidingWindows
 
 CLASSES = ["cat", "dog; hound", "sky", "red car"]
 

@@ -10,7 +10,8 @@ import pytest
 HERE = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import errno, os, sys
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
+from proxyclip.runtime import main_guard
 
 @main_guard
 def main():

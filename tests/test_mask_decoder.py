@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from heads.mask_decoder import MaskDecoder, RelationshipDescriptor
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 from proxyclip.errors import InputError
 
 WIDTH, HEADS = 12, 3

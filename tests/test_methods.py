@@ -5,8 +5,8 @@ import torch
 
 import proxyclip
 from proxyclip import methods
-from proxyclip.build import plan
 from proxyclip.errors import InputError
+from proxyclip.loading import plan
 from proxyclip.methods import find_method, method_names
 
 TOY = '''"""Every patch gets the colour of nothing."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from proxyclip.errors import InputError
 from proxyclip.methods import find_method
-from proxyclip.methods._gaussian_window import omega
+from proxyclip.methods.naclip import omega
 from proxyclip.options import make_options
 
 SIZES = [(40, 24), (16, 64), (27, 70)]  # 5 × 3 patches; 2 × 8, as many as in the position table; no whole patches

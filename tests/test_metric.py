@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from proxyclip.backbones.torchvision_shim import import_torchvision
+from proxyclip.backbones.checkpoints import import_torchvision
 from proxyclip.evaluation.metrics import ConfusionMatrix, confusion, scores
 
 # labels 0 0 0 1 1 2 void, predictions 0 0 1 1 3 2 0

@@ -13,8 +13,8 @@ import tiny_clip
 import proxyclip
 from datasets import scenes
 from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.loading import MINI, find_preset
 from proxyclip.methods.proxyclip import Options
-from proxyclip.presets import MINI, find_preset
 
 SEEDS = list(scenes.SPLITS["tune"])[:8]
 

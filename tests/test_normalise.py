@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_vfm import images, tiny
 
-from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.layers import Normalise
 from proxyclip.errors import InputError
-from proxyclip.image_io import normalise
+from proxyclip.images import normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

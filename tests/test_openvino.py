@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 import eval as eval_script
 import proxyclip
-from proxyclip.build import plan
+from proxyclip.backbones.backends import CompiledTower, converted
 from proxyclip.errors import InputError
 from proxyclip.folder import crew
-from proxyclip.openvino_towers import CompiledTower, converted
+from proxyclip.loading import plan
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = Vocabulary.parse(["sky", "sea", "grass"])

@@ -11,9 +11,9 @@ from configs.arguments import MOST
 from datasets.scenes import contact_sheet
 from datasets.scenes.__main__ import main as scenes_main
 from proxyclip.backbones import build_clip
-from proxyclip.build import plan
 from proxyclip.errors import InputError, NotFound, nearest
 from proxyclip.files import write_json, write_whole
+from proxyclip.loading import plan
 from proxyclip.methods._training_free import Options
 from proxyclip.options import LARGEST
 

@@ -12,7 +12,13 @@ from configs import benchmark_run
 from proxyclip.errors import InputError
 
 HERE = Path(__file__).resolve().parents[1]
-CLOSED = "from proxyclip.errors import InputError, main_guard\n@main_guard\ndef main():\n    print('x')\n"
+CLOSED = """
+from proxyclip.errors import InputError
+from proxyclip.runtime import main_guard
+@main_guard
+def main():
+    print('x')
+"""
 
 
 @pytest.mark.parametrize(("closed", "body", "code"), [

@@ -6,18 +6,14 @@ import torch
 import torch.nn.functional as F
 from tiny_vfm import images, tiny
 
-from proxyclip.backbones import position_table
-from proxyclip.backbones.position_table import resample, sampling_matrix
-from proxyclip.bounded_cache import BoundedCache
+from proxyclip.backbones.layers import cached_sampling_matrix, resample
 
 GRIDS = [((4, 4), (3, 7)), ((5, 3), (5, 8)), ((7, 7), (2, 2)), ((1, 1), (3, 2)), ((14, 14), (42, 30))]
 
 
 @pytest.fixture(autouse=True)
-def matrices(monkeypatch):
-    """A cache of the test's own."""
-    monkeypatch.setattr(position_table, "MATRICES", BoundedCache(2**20, lambda matrix: matrix.nbytes))
-    return position_table.MATRICES
+def empty_cache():
+    cached_sampling_matrix.cache_clear()
 
 
 def random(*shape):
@@ -60,12 +56,12 @@ def test_matrices_are_made_once_a_length_on_the_cpu(monkeypatch):
     assert places == ["cpu"] * 3
 
 
-def test_matrices_are_bounded_by_bytes(matrices):
-    matrices.max_bytes = 4 * 4 * 100
+def test_matrices_are_bounded_by_bytes():
     for out in range(1, 60):
-        sampling_matrix(4, out, None, False, torch.device("cpu"))
-    assert 0 < matrices.bytes <= matrices.max_bytes
-    assert len(matrices.values) < 5
+        cached_sampling_matrix(1000, 100 * out, None, False, torch.device("cpu"))
+    cache = cached_sampling_matrix.cache
+    assert 0 < cache.currsize <= cache.maxsize == 32 * 2**20
+    assert cache.currsize == sum(matrix.nbytes for matrix in cache.values())
 
 
 def towers():
@@ -130,5 +126,5 @@ def test_a_training_step_after_inference(name):
     with torch.inference_mode():
         after = run(given)
         assert not torch.equal(after, before)
-        position_table.MATRICES.values.clear()
+        cached_sampling_matrix.cache_clear()
         assert torch.equal(run(given), after)

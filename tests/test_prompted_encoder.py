@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from step_by_step import clip_block, normalised
 
 from heads.prompted_encoder import PromptedEncoder
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 from proxyclip.errors import InputError
 
 PROMPTS, BLOCKS = 3, 4

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from largest_tensors import Shapes
 
-from proxyclip.methods import _proxy_attention
-from proxyclip.methods._proxy_attention import CPU_BLOCK, blocks, proxy_attend, sums_in_float32
+from proxyclip.methods import proxyclip as method
+from proxyclip.methods.proxyclip import CPU_BLOCK, blocks, proxy_attend, sums_in_float32
 
 
 def features(batch=2, channels=6, height=4, width=7, seed=0):
@@ -42,14 +42,14 @@ def as_with_cuda(monkeypatch):
         return plain(a.float(), b.float())
 
     monkeypatch.setattr(torch, "bmm", bmm)
-    monkeypatch.setattr(_proxy_attention, "sums_in_float32", lambda device: True)
+    monkeypatch.setattr(method, "sums_in_float32", lambda device: True)
     return types
 
 
 @pytest.mark.parametrize("block", [1, 3 * 28, 28 * 28, CPU_BLOCK])
 @pytest.mark.parametrize(("beta", "gamma"), [(1.2, 3.0), (0.0, 1.0), (0.6, 8.0)])
 def test_entry_by_entry(monkeypatch, block, beta, gamma):
-    monkeypatch.setattr(_proxy_attention, "CPU_BLOCK", block)
+    monkeypatch.setattr(method, "CPU_BLOCK", block)
     given = features(3) + 0.7
     found = attention(given, beta, gamma)
     expected = torch.stack([plainly(window, beta, gamma) for window in given])
@@ -80,7 +80,7 @@ def test_values_are_mixed_in_their_own_type(dtype):
 
 @pytest.mark.parametrize("block", [100, CPU_BLOCK])
 def test_a_window_does_not_depend_on_the_others(monkeypatch, block):
-    monkeypatch.setattr(_proxy_attention, "CPU_BLOCK", block)
+    monkeypatch.setattr(method, "CPU_BLOCK", block)
     given, values = features(5, channels=40) + 0.7, torch.randn(5, 28, 33)
     alone = [proxy_attend(given[k : k + 1], values[k : k + 1], 1.2, 3.0) for k in range(5)]
     assert torch.equal(proxy_attend(given, values, 1.2, 3.0), torch.cat(alone))

@@ -14,8 +14,8 @@ from configs import load as configs
 from configs.overrides import read_overrides
 from configs.published import PUBLISHED
 from configs.published_protocol import published_methods, published_protocol
-from proxyclip.build import plan
 from proxyclip.errors import InputError
+from proxyclip.loading import plan
 from proxyclip.methods import find_method
 from proxyclip.reports.published import published_score
 from proxyclip.reports.summary import format_run

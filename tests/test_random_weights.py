@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 
 PACKAGE = Path(__file__).parents[1] / "proxyclip"
 

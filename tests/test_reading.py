@@ -16,7 +16,7 @@ from ranks_helper import running
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.prefetch import read_ahead
-from proxyclip.image_io import resize, scaled_size, to_tensor
+from proxyclip.images import resize, scaled_size, to_tensor
 from proxyclip.workers import one_ahead
 
 

@@ -13,19 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scored import score_images
 
-from proxyclip.batches import Batches
 from proxyclip.errors import InputError, NotFound
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
-from proxyclip.refine import read_refinement, refinement_names, sam
-from proxyclip.refine._refinement import Guide
+from proxyclip.labels import LabelRule, decide_labels
+from proxyclip.refine import Guide, read_refinement, refinement_names, sam
 from proxyclip.refine._regions import ByMasks
 from proxyclip.refine.masks import read_masks
 from proxyclip.refine.pamr import Options, Refinement
-from proxyclip.refined_label_map import refined_label_map
-from proxyclip.sliding import SlidingWindows, score_images
-from proxyclip.stitching import View, WindowScores
+from proxyclip.windows import Batches, SlidingWindows, View, WindowScores
 
 ROOT = Path(__file__).parents[1]
 RANDOM = np.random.default_rng(0)
@@ -98,10 +94,12 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("subtract", [None, torch.tensor([0.0, 0.5, 0.5, 0, 0, 0.1, 0])], ids=["plain", "subtract"])
 def test_blocks_and_a_refinement_that_changes_nothing_make_no_difference(scores, rule, subtract):
-    expected = label_map(scores, (33, 47), rule, OWNERS, subtract, keep=range(5))
+    expected = decide_labels(scores, (33, 47), rule, OWNERS, subtract=subtract, keep=range(5))
     assert len(expected.labels.unique()) > 2
     for block in (1, 3 * 33 * 47, 10**9):
-        found = refined_label_map(scores, (33, 47), rule, OWNERS, lambda maps: maps, subtract, range(5), block)
+        found = decide_labels(
+            scores, (33, 47), rule, OWNERS, refine=lambda maps: maps, subtract=subtract, keep=range(5), block=block
+        )
         torch.testing.assert_close(found.confidence, expected.confidence, atol=2e-6, rtol=0)
         for index in range(5):
             torch.testing.assert_close(found.class_scores[index], expected.class_scores[index], atol=2e-6, rtol=0)
@@ -112,7 +110,7 @@ def test_blocks_and_a_refinement_that_changes_nothing_make_no_difference(scores,
 def test_what_is_refined_are_the_scores_before_the_scale_and_all_else_follows_from_them(scores, rule):
     """The maps are those that the label rule would decide by, without scale, and the softmax is over the new ones."""
     plain = LabelRule(rule.scale if rule.window_sigmoid else 1.0, rule.window_sigmoid, activation="none")
-    maps = label_map(scores, (33, 47), plain, torch.arange(7), keep=range(7)).class_scores
+    maps = decide_labels(scores, (33, 47), plain, torch.arange(7), keep=range(7)).class_scores
     maps = torch.stack([maps[index] for index in range(7)])
     guide, pamr = Guide(torch.rand(3, 33, 47), None), Refinement(Options(3, (2, 5)))
     refined = pamr(maps.__getitem__, guide)(slice(None))
@@ -126,7 +124,7 @@ def test_what_is_refined_are_the_scores_before_the_scale_and_all_else_follows_fr
         return pamr(given, guide)
 
     for block in (4000, 10**9):
-        found = refined_label_map(scores, (33, 47), rule, OWNERS, refine, keep=range(5), block=block)
+        found = decide_labels(scores, (33, 47), rule, OWNERS, refine=refine, keep=range(5), block=block)
         torch.testing.assert_close(found.confidence, decided.amax(0), atol=2e-6, rtol=0)
         for index in range(5):
             torch.testing.assert_close(found.class_scores[index], classes[index], atol=2e-6, rtol=0)
@@ -147,7 +145,7 @@ def test_what_is_refined_are_the_scores_before_the_scale_and_all_else_follows_fr
 def test_small_classes_get_no_pixels(scores, rule, block):
     """Areas are those of the refined maps: softmax, best name, small classes to zero, argmax, threshold."""
     plain = LabelRule(activation="none")
-    maps = label_map(scores, (33, 47), plain, torch.arange(7), keep=range(7)).class_scores
+    maps = decide_labels(scores, (33, 47), plain, torch.arange(7), keep=range(7)).class_scores
     maps = torch.stack([maps[index] for index in range(7)])
     image = torch.rand(3, 33, 47, generator=torch.Generator().manual_seed(0))
     pamr = partial(Refinement(Options(3, (2, 5))), guide=Guide(image, None))
@@ -159,7 +157,7 @@ def test_small_classes_get_no_pixels(scores, rule, block):
     classes[small] = nothing
     best, labels = classes.max(0)
     assert small and labels[before != labels].any()  # some pixels go to another object class
-    found = refined_label_map(scores, (33, 47), rule, OWNERS, pamr, keep=range(5), block=block)
+    found = decide_labels(scores, (33, 47), rule, OWNERS, refine=pamr, keep=range(5), block=block)
     assert (found.labels == labels.where(best >= rule.threshold, 0)).float().mean() > 0.999  # but for ties
     assert not torch.isin(found.labels, torch.tensor(small)).any()
     torch.testing.assert_close(found.confidence, best, atol=1e-5, rtol=0)
@@ -171,8 +169,8 @@ def test_without_any_pixel_of_an_object_all_objects_are_small():
     maps = torch.tensor([1.0, 0.5, 0.0])[:, None, None].expand(3, 4, 6)
     view = WindowScores((View(maps.permute(1, 0, 2), SlidingWindows(0, 1), (4, 6)),))
     for block in (1, 10**6):
-        found = refined_label_map(
-            view, (4, 6), LabelRule(area=0.1), torch.arange(3), lambda maps: maps, keep=range(3), block=block
+        found = decide_labels(
+            view, (4, 6), LabelRule(area=0.1), torch.arange(3), refine=lambda maps: maps, keep=range(3), block=block
         )
         assert found.labels.eq(0).all() and found.class_scores[1].eq(0).all() and found.class_scores[2].eq(0).all()
         torch.testing.assert_close(found.confidence, maps.softmax(0)[0])
@@ -184,7 +182,7 @@ def test_memory_does_not_grow_with_the_number_of_classes():
     code += "scores = WindowScores((View(torch.rand(8, 300, 9), SlidingWindows(0, 1), (500, 600)),)); "
     code += "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
     code += "refine = lambda maps: Refinement(Options(1, (4,)))(maps, Guide(image, None)); "
-    code += "refined_label_map(scores, (500, 600), LabelRule(), torch.arange(300), refine); print(peak() - before)"
+    code += "decide_labels(scores, (500, 600), LabelRule(), torch.arange(300), refine=refine); print(peak() - before)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert int(done.stdout) < 330_000  # KiB

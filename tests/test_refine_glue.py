@@ -18,10 +18,9 @@ import eval as eval_script
 import heads
 import proxyclip
 from configs.load import load_config
-from proxyclip.background import THRESHOLD, WORDS, with_background
 from proxyclip.errors import InputError, NotFound
 from proxyclip.segmentor import Segmentor
-from proxyclip.vocabulary import Vocabulary
+from proxyclip.vocabulary import THRESHOLD, WORDS, Vocabulary, with_background
 
 NAMES = ["sky", "car; truck", "tree", "cow"]
 

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from host_traffic import DEVICE, host_traffic
 
 import proxyclip
-from proxyclip.build import plan
 from proxyclip.errors import InputError
-from proxyclip.methods._semantic_feedback import affinity, patch_labels, unbroken
+from proxyclip.loading import plan
 from proxyclip.methods._training_free import scaled_block
-from proxyclip.methods.resclip import Options, ResCLIP, weighted
-from proxyclip.refine._refinement import Guide
+from proxyclip.methods.resclip import Options, ResCLIP, affinity, patch_labels, unbroken, weighted
+from proxyclip.refine import Guide
 from proxyclip.refine.pamr import PAMR
 from proxyclip.refine.pamr import Options as PamrOptions
 

@@ -10,10 +10,9 @@ import pytest
 import tiny_clip
 import torch
 
-from proxyclip.build import plan
 from proxyclip.errors import InputError
-from proxyclip.methods._outliers import highest, outlier_scores, repaired
-from proxyclip.methods.scclip import SCCLIP, Options, aggregated, similarity
+from proxyclip.loading import plan
+from proxyclip.methods.scclip import SCCLIP, Options, aggregated, highest, outlier_scores, repaired, similarity
 
 SIZE, GRID = (43, 64), (5, 8)  # patches of 8 pixels, and some rows beyond
 

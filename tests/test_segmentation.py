@@ -12,8 +12,7 @@ from stripes import names, stripes
 
 from proxyclip import segmentation
 from proxyclip.errors import InputError
-from proxyclip.files import writable_folder, write_image, write_whole
-from proxyclip.output_names import class_parts, output_names
+from proxyclip.files import class_parts, output_names, writable_folder, write_image, write_whole
 
 # Numbers
 

@@ -11,16 +11,21 @@ import torch
 import torch.nn.functional as F
 
 from heads.head import TrainableHead
-from proxyclip.batches import windows_per_batch
 from proxyclip.errors import InputError
-from proxyclip.image_io import resize, to_tensor
-from proxyclip.label_rule import LabelRule
+from proxyclip.images import Resize, resize, to_tensor
+from proxyclip.labels import LabelRule
 from proxyclip.segmentor import Segmentor
-from proxyclip.sliding import SlidingWindows
-from proxyclip.stitching import View, WindowScores
 from proxyclip.vocabulary import Vocabulary
+from proxyclip.windows import SlidingWindows, View, WindowScores, windows_per_batch
 
 CLASSES = ["cat", "dog; hound", "sky"]
+
+
+class Square(Resize):
+    """Without keeping the aspect ratio."""
+
+    def size(self, height, width):
+        return 40, 40
 
 
 class ToyHead(Segmentor):
@@ -37,11 +42,14 @@ class ToyHead(Segmentor):
             padding_colour=(0.5, 0.5, 0.5),
             patch_size=4,
         )
-        self.size_for = square
         self.mixer = torch.nn.Linear(3, 3)
         with torch.no_grad():
             self.mixer.weight.copy_(torch.tensor([[4.0, -2, 1], [-3, 5, 1], [1, 1, -4]]))
             self.mixer.bias.zero_()
+
+    @property
+    def resize(self):
+        return Square(antialias=self.antialias)
 
     def encode_classes(self, vocabulary):
         seeds = [sum(map(ord, name)) for name in vocabulary.names]
@@ -59,11 +67,6 @@ class ToyHead(Segmentor):
         size = image.shape[1:]
         view = View(whole, SlidingWindows(0, 1), size, weight=0.5, window_size=(24, 24))
         return WindowScores((View(windows.scores, windows.windows, size, weight=0.5), view))
-
-
-def square(height, width):
-    """Without keeping the aspect, as CAT-Seg resizes."""
-    return 40, 40
 
 
 @torch.no_grad()
@@ -108,9 +111,9 @@ def test_a_penalty_moves_labels():
 
 
 def test_what_a_worker_needs_is_sent_without_the_model():
-    assert pickle.loads(pickle.dumps(ToyHead().size_for))(30, 90) == (40, 40)
+    assert pickle.loads(pickle.dumps(ToyHead().resize)).size(30, 90) == (40, 40)
     model = tiny_clip.model(short_side=60)
-    assert model.size_for(30, 90) == (60, 180) and len(pickle.dumps(model.size_for)) < 300
+    assert model.resize.size(30, 90) == (60, 180) and len(pickle.dumps(model.resize)) < 300
 
 
 def test_antialiasing_is_a_choice_of_the_model(monkeypatch):

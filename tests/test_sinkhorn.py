@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from heads.otseg import SinkhornAttention, SinkhornDecoder, sinkhorn_scores
 from heads.sinkhorn import iterations_needed, transport_plan
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 
 
 def plain_plan(cost, rows, columns, epsilon=0.05, threshold=1e-6, iterations=100):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from scored import score_images
 
-from proxyclip.batches import Batches
 from proxyclip.errors import InputError
-from proxyclip.sliding import SlidingWindows, cut, score_images
+from proxyclip.windows import Batches, SlidingWindows, cut
 
 GREY = torch.tensor([0.5, 0.25, 0.75])
 

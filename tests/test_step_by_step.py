@@ -5,13 +5,12 @@ import pytest
 import step_by_step
 import tiny_clip
 import torch
+from scored import score_images
 
-from proxyclip.batches import Batches
-from proxyclip.image_io import resize, scaled_size, to_tensor
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
-from proxyclip.sliding import SlidingWindows, score_images
+from proxyclip.images import resize, scaled_size, to_tensor
+from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.vocabulary import Vocabulary
+from proxyclip.windows import Batches, SlidingWindows
 
 KINDS = {"ProxyCLIP": "proxy", "MaskCLIP": "value", "CLIP": "vanilla"}  # in step_by_step
 CLASSES = ("cat", "a dog; hound; wolf", "sky", "red car; truck", "grass")
@@ -184,7 +183,7 @@ def test_names_of_a_class_need_not_be_neighbours(parts, margins):
         if min(margins) > 1e-6:
             break
     scores = model.image_scores(picture, text)
-    got, confidence, maps = label_map(scores, (50, 99), model.label_rule, torch.tensor(owners), keep=range(3))
+    got, confidence, maps = decide_labels(scores, (50, 99), model.label_rule, torch.tensor(owners), keep=range(3))
     torch.testing.assert_close(torch.stack([maps[k] for k in range(3)]), probabilities, atol=1e-5, rtol=0)
     torch.testing.assert_close(confidence, probabilities.amax(0), atol=1e-5, rtol=0)
     clear = probabilities.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-5
@@ -256,8 +255,8 @@ def scores():
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_tiles_make_no_difference(scores, elements, columns, sigmoid):
     rule, owners = LabelRule(40.0, window_sigmoid=sigmoid, threshold=0.3), torch.tensor([0, 1, 2, 0, 3, 1])
-    labels, confidence, maps = label_map(scores, (70, 99), rule, owners, keep=range(4))
-    again, same, others = label_map(scores, (70, 99), rule, owners, keep=range(4), tile=(elements, columns))
+    labels, confidence, maps = decide_labels(scores, (70, 99), rule, owners, keep=range(4))
+    again, same, others = decide_labels(scores, (70, 99), rule, owners, keep=range(4), tile=(elements, columns))
     torch.testing.assert_close(same, confidence, atol=2e-6, rtol=0)
     assert (again != labels).float().mean() < 1e-3
     assert len(labels.unique()) == 4 or sigmoid

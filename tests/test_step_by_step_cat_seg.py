@@ -12,7 +12,7 @@ from golden.heads_cat_seg import published
 from golden.heads_models import compare
 
 from heads.official_cat_seg import from_official_cat_seg
-from proxyclip.label_map import label_map
+from proxyclip.labels import decide_labels
 
 CASES = {case.file.stem: case for case in all_cases("heads") if case.file.stem.startswith("catseg_")}
 CASES.pop("catseg_trainable", None)  # a table
@@ -263,7 +263,7 @@ def compare_images(head, image_size, plain, choices):
     text = F.normalize(torch.randn(5, 1, 16, generator=generator), dim=-1)
     expected = plain(tiny_cat_seg.published_state(head), image, text, (50, 70), **choices)
     assert expected.std() > 0.05
-    found = label_map(
+    found = decide_labels(
         head.image_scores(image, text), (50, 70), head.label_rule, torch.arange(5), keep=range(5)
     ).class_scores
     torch.testing.assert_close(torch.stack([found[index] for index in range(5)]), expected, atol=1e-5, rtol=1e-4)

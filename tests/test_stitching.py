@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proxyclip.sliding import SlidingWindows
-from proxyclip.stitching import View, axis_taps, bands, resize_taps
+from proxyclip.windows import SlidingWindows, View, axis_matrices, resize_matrix, stitching_bands
 
 
 def interpolate(row, out):
@@ -27,16 +26,16 @@ def slowly(windows, length, out, scores, function=lambda pixels: pixels, window=
 def matrix(windows, length, grid, out, rows=7, sigmoid=False, window=None):
     """The bands of an axis as one matrix, or as the two around a sigmoid: weights and upsampling."""
     view = View(torch.zeros(grid, 1, 1), windows, (length, length), window_size=window and (window, window))
-    order, found = bands(view, 0, out, rows, sigmoid)
+    order, found = stitching_bands(view, 0, out=out, rows=rows, sigmoid=sigmoid)
     assert [band.rows.start for band in found] == list(range(0, out, rows)) and found[-1].rows.stop == out
     for band in found:
         weights = torch.zeros(len(band.weights), grid)
         if sigmoid:
             lifted = torch.zeros(len(band.upsample), grid)
-            lifted[:, order[band.near]] = band.upsample
+            lifted[:, order[band.source_rows]] = band.upsample
             yield band.weights, lifted
         else:
-            weights[:, order[band.near]] = band.weights
+            weights[:, order[band.source_rows]] = band.weights
             yield weights
 
 
@@ -71,8 +70,8 @@ def test_sigmoid_of_each_window(windows, window, length, out):
 
 @pytest.mark.parametrize(("length", "out"), [(7, 19), (19, 7), (5, 5), (1, 4), (4, 1)])
 def test_resizing_as_pytorch_does(length, out):
-    taps = resize_taps(length, out)
-    whole = torch.zeros(out, length, dtype=torch.float64).scatter_add_(1, taps.index, taps.weights)
+    taps = resize_matrix(length, out)
+    whole = torch.zeros(out, length, dtype=torch.float64).scatter_add_(1, taps.columns, taps.values)
     row = torch.rand(length, dtype=torch.float64)
     torch.testing.assert_close(whole @ row, interpolate(row, out), atol=1e-12, rtol=0)
 
@@ -80,8 +79,8 @@ def test_resizing_as_pytorch_does(length, out):
 def test_bands_are_made_once_and_small():
     view = View(torch.zeros(1, 1, 1), SlidingWindows(336, 112, 56), (1, 2048))
     view = View(torch.zeros(42, 1, 17 * 42), view.windows, view.size)
-    order, found = bands(view, 1, 60_000, 64, False)
-    assert bands(view, 1, 60_000, 64, False)[1] is found
+    order, found = stitching_bands(view, 1, out=60_000, rows=64, sigmoid=False)
+    assert stitching_bands(view, 1, out=60_000, rows=64, sigmoid=False)[1] is found
     assert sum(band.weights.nbytes for band in found) < 40e6  # the whole matrix would have 171 MB
-    taps = axis_taps(view.windows, 2048, 17 * 42, None, 60_000, False)
-    assert max(part.index.shape[1] for part in taps) <= 8
+    taps = axis_matrices(view.windows, length=2048, grid=17 * 42, window=None, out=60_000, sigmoid=False)
+    assert max(part.columns.shape[1] for part in taps) <= 8

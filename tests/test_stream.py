@@ -13,7 +13,7 @@ from proxyclip.evaluation.model_run import ModelRun
 from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.evaluation.prefetch import Ready
 from proxyclip.evaluation.tally import DeviceTally, HostTally
-from proxyclip.sample import Sample
+from proxyclip.segmentor import Sample
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = ["sky", "sea", "a boat; ship", "grass"]
@@ -39,7 +39,7 @@ def model_of(kind: str, device: str):
 def test_labels_do_not_depend_on_the_stream(kind, device):
     model, given = model_of(kind, device), images()
     names = list(model.classes) if kind == "head" else NAMES
-    model.short_side, model.size_for = 0, lambda height, width: (height, width)  # windows of many sizes
+    model.short_side = 0  # windows of many sizes
     in_order = model.segment(given, names)
     order = np.random.default_rng(1).permutation(len(given))
     shuffled = model.segment([given[index] for index in order], names)
@@ -121,5 +121,5 @@ SKY = np.zeros((150, 200, 3), np.uint8)
 def test_what_is_given_comes_back():
     model, vocabulary = proxyclip.load("mini", device="cpu"), Vocabulary.parse(NAMES)
     samples = [Sample(model.prepare(image), image.shape[:2], None, index) for index, image in enumerate(images())]
-    found = [(sample.given, label_map.labels.shape) for sample, label_map in model.predict_each(samples, vocabulary)]
+    found = [(sample.item, label_map.labels.shape) for sample, label_map in model.predict_each(samples, vocabulary)]
     assert found == list(enumerate(SIZES))

@@ -6,15 +6,15 @@ import pytest
 import ranks_helper
 import torch
 
-from proxyclip import threads
+from proxyclip import runtime
 from proxyclip.folder.crew import crew_for
 
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """Control groups that a test writes; the first line of the list of those that this process is in."""
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(threads, "MEMBERSHIPS", tmp_path / "list")
+    monkeypatch.setattr(runtime, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(runtime, "MEMBERSHIPS", tmp_path / "list")
 
     def write(memberships: str, **files: str) -> None:
         (tmp_path / "list").write_text(memberships)
@@ -27,18 +27,18 @@ def groups(tmp_path, monkeypatch):
 
 
 def test_no_control_groups(groups):
-    assert threads.cpu_quota() == float("inf")  # not Linux: there is no list
+    assert runtime.cpu_quota() == float("inf")  # not Linux: there is no list
     groups("4:memory:/a\n0::/\n")
-    assert threads.cpu_quota() == float("inf")
+    assert runtime.cpu_quota() == float("inf")
 
 
 def test_the_least_quota_of_a_group_and_those_around_it(groups):
     groups("0::/a/b\n", **{"a/b/cpu.max": "max 100000", "a/cpu.max": "250000 100000", "cpu.max": "400000 100000"})
-    assert threads.cpu_quota() == 2.5
+    assert runtime.cpu_quota() == 2.5
     groups("0::/a/b\n", **{"a/b/cpu.max": "50000 100000"})
-    assert threads.cpu_quota() == 0.5 and threads.cores() == 1
+    assert runtime.cpu_quota() == 0.5 and runtime.cores() == 1
     groups("0::/elsewhere/on/the/host\n")  # as containers see it: the root is theirs
-    assert threads.cpu_quota() == 4
+    assert runtime.cpu_quota() == 4
 
 
 def test_control_groups_of_version_1(groups):
@@ -51,31 +51,31 @@ def test_control_groups_of_version_1(groups):
             "cpu,cpuacct/cpu.cfs_period_us": "100000",
         },
     )
-    assert threads.cpu_quota() == 3
+    assert runtime.cpu_quota() == 3
 
 
 def test_cores_are_those_that_the_process_is_bound_to(groups, monkeypatch):
     groups("0::/\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert threads.cores() == 6
+    assert runtime.cores() == 6
     groups("0::/\n", **{"cpu.max": "350000 100000"})
-    assert threads.cores() == 3
+    assert runtime.cores() == 3
 
 
 @pytest.fixture
 def seven_cores(monkeypatch):
-    monkeypatch.setattr(threads, "cores", lambda: 7)
+    monkeypatch.setattr(runtime, "cores", lambda: 7)
     monkeypatch.setattr("proxyclip.folder.crew.cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     del os.environ["OMP_NUM_THREADS"]
 
 
 def test_a_share_for_each_process_unless_the_user_says_otherwise(seven_cores, monkeypatch):
-    assert [threads.threads_each(processes) for processes in (1, 2, 3, 8)] == [7, 3, 2, 1]
+    assert [runtime.threads_each(processes) for processes in (1, 2, 3, 8)] == [7, 3, 2, 1]
     assert crew_for(torch.device("cpu"), 10_000, 2, None).threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    assert threads.threads_each(2) == 5 and threads.cores_each(2) == 3
+    assert runtime.threads_each(2) == 5 and runtime.cores_each(2) == 3
     assert crew_for(torch.device("cpu"), 10_000, 2, None).threads == 5
 
 

@@ -9,10 +9,9 @@ import tiny_clip
 import torch
 import torch.nn.functional as F
 
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.errors import InputError
-from proxyclip.refine import read_refinement, tlp
-from proxyclip.refine._refinement import Guide
+from proxyclip.refine import Guide, read_refinement, tlp
 from proxyclip.refine.tlp import GREY, Options, Refinement
 
 RANDOM = np.random.default_rng(5)

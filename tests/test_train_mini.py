@@ -13,7 +13,7 @@ import torch
 from datasets import scenes
 from proxyclip.backbones import build_clip as load_clip
 from proxyclip.backbones import vfm
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from tools import mini_clip, mini_data, mini_loop, mini_vfm, mini_words
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -318,7 +318,7 @@ def test_checkpoints_that_a_run_cannot_start_from(config, tmp_path, capsys):
 
 def tiny_clip_folder(tmp_path) -> Path:
     """A CLIP as large as the embedded one, with other weights."""
-    from proxyclip.presets import MINI
+    from proxyclip.loading import MINI
 
     folder = tmp_path / "clip"
     if not folder.exists():

@@ -266,7 +266,7 @@ SCRIPT = """
 import multiprocessing, sys
 sys.path[:0] = {paths}
 from test_training_samples import first, training_samples, batches
-from proxyclip.errors import main_guard
+from proxyclip.runtime import main_guard
 
 @main_guard
 def main():

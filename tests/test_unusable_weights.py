@@ -11,8 +11,7 @@ from tiny_vfm import sam_encoder, save_folder, tiny
 from torch import nn
 
 from proxyclip.backbones import build_clip, vfm
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import load_strict
+from proxyclip.backbones.checkpoints import import_library, load_strict
 from proxyclip.errors import InputError
 
 SPOILT = {

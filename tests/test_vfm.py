@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny_vfm import FAMILIES, images, tiny
 
-from proxyclip.backbones.normalise import Normalise
+from proxyclip.backbones.layers import Normalise
 
 
 @pytest.mark.parametrize("name", FAMILIES)

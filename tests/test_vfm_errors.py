@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from tiny_vfm import tiny
 
 from proxyclip.backbones import vfm
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.vfm import dinov2
-from proxyclip.backbones.vfm._vfm import Variant
+from proxyclip.backbones.vfm._vit import Variant
 from proxyclip.errors import InputError, NotFound
 
 

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from tiny_vfm import GRID, sam_encoder, timm_model
 
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.vfm import _vfm, dino, dinov2, dinov3, hf, load, mae, sam
-from proxyclip.image_io import normalise
+from proxyclip.backbones.checkpoints import import_library
+from proxyclip.backbones.vfm import _vit, dino, dinov2, dinov3, hf, load, mae, sam
+from proxyclip.images import normalise
 
 torch.manual_seed(0)
 IMAGES = torch.rand(2, 3, 90, 122)
-NORMALISED = normalise(IMAGES, _vfm.IMAGENET_MEAN, _vfm.IMAGENET_STD)
+NORMALISED = normalise(IMAGES, _vit.IMAGENET_MEAN, _vit.IMAGENET_STD)
 
 
 def as_map(tokens, h, w):

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from tiny_vfm import GRID, images, official_state, sam_encoder, save_folder, tiny
 
 from proxyclip.backbones import vfm
-from proxyclip.backbones.normalise import Normalise
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
+from proxyclip.backbones.layers import Normalise
 from proxyclip.backbones.vfm import dino, sam
-from proxyclip.backbones.vfm._vfm import Variant
+from proxyclip.backbones.vfm._vit import Variant
 from proxyclip.errors import InputError
 
 

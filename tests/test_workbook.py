@@ -166,10 +166,10 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     program = f"""if True:
         import resource, sys
         from pathlib import Path
-        from proxyclip import errors
+        from proxyclip import runtime
         from proxyclip.reports import workbook
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        errors.main_guard(workbook.render)([], Path({str(tmp_path / "results.xlsx")!r}), {PUBLISHED!r})
+        runtime.main_guard(workbook.render)([], Path({str(tmp_path / "results.xlsx")!r}), {PUBLISHED!r})
     """
     done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -6,7 +6,7 @@ from step_by_step_cat_seg import AGGREGATOR, CLIP, window_mask
 
 from heads import cat_seg
 from proxyclip.backbones import build_clip
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 
 LAYERS = {"vision": {"layers": 3}, "quick_gelu": True}  # of the CLIP
 CLASSES = ("sky", "grass, lawn", "car", "boat", "tree")

@@ -9,9 +9,8 @@ import tiny_vfm
 from safetensors.torch import save_file
 from tiny_model import CLIP
 
+from proxyclip.backbones.checkpoints import fixed_seed, import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm.dino import DINO
 from proxyclip.methods import find_method
 from proxyclip.segmentor import Segmentor

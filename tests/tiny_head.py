@@ -5,7 +5,7 @@ import torch
 
 from heads import cascade_clip, otseg, zegclip
 from heads.head import TrainableHead
-from proxyclip.backbones.random_weights import fixed_seed
+from proxyclip.backbones.checkpoints import fixed_seed
 
 HEADS = {"zegclip": zegclip, "otseg": otseg, "cascade_clip": cascade_clip}
 CLASSES, SEEN = ("sky", "car", "tree", "cow"), ("sky", "car")

@@ -7,8 +7,7 @@ import tiny_vfm
 import torch
 from safetensors.torch import save_file
 
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import fixed_seed, import_library
 
 torch.set_num_threads(1)  # the threads of a tiny model wait for each other longer than they compute
 

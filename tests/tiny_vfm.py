@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import fixed_seed, import_library
 from proxyclip.backbones.vfm import dino, dinov2, dinov3, mae, sam
 
 SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets import scenes
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from tools import mini_words
 from tools.mini_data import Scenes, crop_batch
 from tools.mini_loop import adamw, train

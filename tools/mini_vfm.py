@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from tools.mini_data import SIDE, Scenes, crop_batch
 from tools.mini_loop import adamw, train
 

@@ -15,7 +15,7 @@ import torch
 from datasets import scenes
 from datasets.scenes.colours import COLOUR_SYNONYMS
 from datasets.scenes.words import OPENINGS, phrase
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
 from tools.mini_data import COLOUR_NAMES, FIRST_THING, SMALLEST_STUFF, SMALLEST_THING
 
 FIRST_MERGES = 1500

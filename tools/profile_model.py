@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
-from proxyclip.threads import wait_passively  # noqa: E402
+from proxyclip.runtime import wait_passively  # noqa: E402
 
 wait_passively()
 
@@ -39,12 +39,13 @@ from configs.training import TrainConfig  # noqa: E402
 from heads.clips import find_clip  # noqa: E402
 from heads.training.memory import peak_megabytes  # noqa: E402
 from heads.training.plan import plan_head  # noqa: E402
-from proxyclip import build  # noqa: E402
 from proxyclip.backbones import build_clip  # noqa: E402
-from proxyclip.backbones.clip_activation import uses_quick_gelu  # noqa: E402
-from proxyclip.errors import InputError, main_guard  # noqa: E402
-from proxyclip.label_map import label_map  # noqa: E402
-from proxyclip.presets import preset_names, recorded_name  # noqa: E402
+from proxyclip.backbones.build_clip import uses_quick_gelu  # noqa: E402
+from proxyclip.errors import InputError  # noqa: E402
+from proxyclip.labels import decide_labels  # noqa: E402
+from proxyclip.loading import plan as plan_model  # noqa: E402
+from proxyclip.loading import preset_names, recorded_name  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 from proxyclip.segmentor import Segmentor  # noqa: E402
 
 
@@ -57,7 +58,7 @@ def main(arguments=None) -> None:
     model, classes = make(options)
     clip = recorded_name(model.clip.name)
     side = model.short_side or model.windows.crop
-    size = model.size_for(*(options.size or (side, side)))
+    size = model.resize.size(*(options.size or (side, side)))
     image, text = torch.rand(3, *size, device=model.device), random_text(model, classes)
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -94,7 +95,7 @@ def make(options) -> tuple[Segmentor, int]:
     """The model with random weights, and the number of classes."""
     place = {"device": options.device, "precision": options.precision}
     if options.model in preset_names():
-        plan = build.plan(options.model, method=options.method, **place)
+        plan = plan_model(options.model, method=options.method, **place)
         vfm = plan.vfm if os.path.isdir(plan.vfm.partition(":")[2]) else f"{plan.vfm}:random"
         return replace(plan, clip=random_clip(plan.clip), vfm=vfm).build(), options.classes or 20
     if os.path.exists(options.model) and not options.model.endswith(".py"):
@@ -146,7 +147,7 @@ def seconds_of(model: Segmentor, image: torch.Tensor, text: torch.Tensor, rounds
     owners, found = torch.arange(len(text), device=model.device), []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        labels = label_map(model.image_scores(image, text), tuple(image.shape[1:]), model.label_rule, owners).labels
+        labels = decide_labels(model.image_scores(image, text), tuple(image.shape[1:]), model.label_rule, owners).labels
         labels[0, 0].item()  # waits for the device
         found.append(time.perf_counter() - start)
     return found[1:]

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
 from datasets.scenes.dataset import TRAINING  # noqa: E402
-from proxyclip.errors import InputError, main_guard  # noqa: E402
+from proxyclip.errors import InputError  # noqa: E402
+from proxyclip.runtime import main_guard  # noqa: E402
 
 SCENES, CLIP_SAMPLES, VFM_SAMPLES = len(TRAINING), 1_000_000, 50_000
 SMOKE = {"scenes": 64, "clip_samples": 128 * 3, "vfm_samples": 64 * 4}

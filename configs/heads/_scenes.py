@@ -11,7 +11,7 @@ from configs.cfg_scenes import config as scenes
 from configs.training import TrainConfig
 from datasets.augment import Augment
 from datasets.scenes.dataset import SyntheticScenes
-from proxyclip.presets import embedded
+from proxyclip.loading import embedded
 
 SCENES = TrainConfig(
     benchmark=replace(scenes, data=SyntheticScenes(store=True)),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from datasets.prepare.tasks import run
 from datasets.segmentation import data_root
-from proxyclip.errors import NotFound, main_guard, nearest
+from proxyclip.errors import NotFound, nearest
+from proxyclip.runtime import main_guard
 
 NAMES = ("ade847", "cityscapes", "coco_object", "coco_stuff", "context", "context459", "voc_aug")
 

@@ -18,7 +18,7 @@ from PIL import Image
 from datasets.prepare.tasks import Task, found, save_label, write_lines
 from proxyclip.errors import InputError
 from proxyclip.files import write_whole
-from proxyclip.image_io import decode, open_image, read_image, resize
+from proxyclip.images import decode, open_image, read_image, resize
 
 FOLDER = "ADE20K_2021_17_01"
 RAW_FOLDER = FOLDER

@@ -14,7 +14,7 @@ import numpy as np
 from datasets.checks import is_whole
 from datasets.prepare.tasks import Task, link, save_label, write_lines
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import MAX_PIXELS, check_regular_file
+from proxyclip.images import MAX_PIXELS, check_regular_file
 
 FOLDER = "VOCdevkit/VOC2010"
 RAW_FOLDER = FOLDER

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import check_regular_file
+from proxyclip.images import check_regular_file
 
 
 def read_mat(path: Path) -> dict:

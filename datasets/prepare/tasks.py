@@ -20,7 +20,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import write_whole
-from proxyclip.progress_bar import progress_bar
+from proxyclip.runtime import progress_bar
 
 
 @dataclass(frozen=True)

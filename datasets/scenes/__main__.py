@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from datasets.scenes.scene import SPLITS, contact_sheet
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.files import writable_file, write_image
+from proxyclip.runtime import main_guard
 
 
 @main_guard

@@ -17,7 +17,7 @@ from heads.training.plan import HeadPlan
 from heads.training.run import Pace, Training
 from heads.training.schedule import Schedule
 from heads.training.state import STATE, Progress, check_settings, load_state, read_state
-from proxyclip.backbones.cpu_kernels import cpu_linear
+from proxyclip.backbones.layers import cpu_linear
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.vocabulary import Vocabulary
 

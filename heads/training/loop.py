@@ -12,7 +12,7 @@ from heads.training.optimiser import set_rates
 from heads.training.run import Training
 from heads.training.scores import Scores
 from heads.training.step import Batch, step
-from proxyclip.progress_bar import progress_bar
+from proxyclip.runtime import progress_bar
 
 
 def train(run: Training, batches: Iterator[Batch], evaluate: Callable[[], Scores | None]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from heads.head import TrainableHead
-from proxyclip.backbones.cpu_kernels import cpu_linear
-from proxyclip.backbones.weights import load_strict, read_whole
+from proxyclip.backbones.checkpoints import load_strict, read_whole
+from proxyclip.backbones.layers import cpu_linear
 from proxyclip.errors import InputError
 from proxyclip.files import write_whole
 

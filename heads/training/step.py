@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heads.training.objective import Outcome
 from heads.training.run import Training
-from proxyclip.backbones.weights import some
+from proxyclip.backbones.checkpoints import some
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, c, c) float32 in [0, 1], labels (B, c, c) int64
 

@@ -6,8 +6,8 @@ import gradio as gr
 
 from proxyclip.app.desk import Desk
 from proxyclip.app.models import Choice
-from proxyclip.background import THRESHOLD
-from proxyclip.presets import find_preset, preset_names
+from proxyclip.loading import find_preset, preset_names
+from proxyclip.vocabulary import THRESHOLD
 
 NOTHING = "none"  # of the methods to compare with
 BACKGROUND = [

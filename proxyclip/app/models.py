@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 
 from proxyclip.command.model_options import ModelChoice
 from proxyclip.errors import InputError, nearest
+from proxyclip.loading import preset_names
 from proxyclip.methods import find_method, method_names
-from proxyclip.presets import preset_names
 from proxyclip.refine import read_refinement
 from proxyclip.segmentation import Segmentation
 from proxyclip.segmentor import Segmentor

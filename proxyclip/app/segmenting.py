@@ -9,7 +9,7 @@ from proxyclip.app.held import Result, eager, percent_map
 from proxyclip.app.messages import notes, sentence
 from proxyclip.app.models import NO_REFINEMENT, Choice, Task
 from proxyclip.app.names import read_names
-from proxyclip.background import THRESHOLD, with_background
+from proxyclip.vocabulary import THRESHOLD, with_background
 
 
 class Extras(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from proxyclip.app.limits import Limits
 from proxyclip.app.messages import without_folders
 from proxyclip.errors import InputError
-from proxyclip.image_io import read_image
+from proxyclip.images import read_image
 from proxyclip.vocabulary import shortened
 
 MOST_LETTERS = 60  # of a file name in messages

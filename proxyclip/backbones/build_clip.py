@@ -2,13 +2,13 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
+from torch import Tensor
+
+from proxyclip.backbones.checkpoints import download, fixed_seed, import_library, load_strict, read_checkpoint
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.clip_activation import OPENAI_EXTRAS, is_openais, uses_quick_gelu, warn_of_assumption
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import download, load_strict, read_checkpoint
 from proxyclip.errors import InputError, NotFound, nearest
 
 DEFAULT_WEIGHTS = {"ViT-H-14": "laion2b_s32b_b79k"}  # every other model: "openai" where OpenAI published it
@@ -198,3 +198,35 @@ def plain_transformers() -> list[str]:
     """open_clip's names of all supported models."""
     open_clip = import_library("open_clip")
     return [name for name in open_clip.list_models() if is_plain(open_clip.get_model_config(name))]
+
+
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers stored with the weights
+
+
+def is_openais(state: dict[str, Tensor]) -> bool:
+    """Whether a checkpoint is an archive published by OpenAI: only those contain these numbers."""
+    return any(name in state for name in OPENAI_EXTRAS)
+
+
+def uses_quick_gelu(name: str, tag: str) -> bool:
+    """The activation of published weights, or of the configuration for unknown weights."""
+    open_clip = import_library("open_clip")
+    default = open_clip.get_model_config(name).get("quick_gelu", False)
+    return tag == "openai" or bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu", default))
+
+
+def warn_of_assumption(name: str, tag: str, file: str | Path) -> None:
+    """Warns which activation is assumed for a file, if its architecture was published with both."""
+    tags = ["random", *import_library("open_clip").list_pretrained_tags_by_model(name)]  # "random": the configuration's
+    assumed = uses_quick_gelu(name, tag)
+    others = [other for other in tags if uses_quick_gelu(name, other) != assumed]
+    if not others:
+        return
+    other = next((tag for tag in others if tag.startswith("laion2b")), others[-1])
+    activation, alternative = ("QuickGELU", "GELU") if assumed else ("GELU", "QuickGELU")
+    warnings.warn(
+        f"{file} does not say which activation it was trained with: assuming {activation}, as in {name}:{tag}. "
+        f"To choose, name the weights as well: --clip {name}:{tag} --checkpoint-clip FILE for {activation}, "
+        f"--clip {name}:{other} --checkpoint-clip FILE for {alternative}",
+        stacklevel=4,
+    )

@@ -8,11 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from proxyclip.backbones.clip_block import run_block
-from proxyclip.backbones.cpu_kernels import linear
-from proxyclip.backbones.normalise import Normalise
-from proxyclip.backbones.position_table import resample
-from proxyclip.backbones.weights import fingerprint, signs_of_change
+from proxyclip.backbones.checkpoints import fingerprint, signs_of_change
+from proxyclip.backbones.layers import Normalise, linear, resample, run_block
 
 
 class DenseCLIP(nn.Module):
@@ -28,6 +25,7 @@ class DenseCLIP(nn.Module):
         self.normalise = Normalise(mean, std)
         self.patch_size = self.visual.patch_size[0]
         self._fingerprint = None, ""  # the state of the weights, and their fingerprint in that state
+        self.text_embeddings: dict = {}  # by fingerprint: see proxyclip.text
 
     @property
     def visual(self) -> nn.Module:
@@ -43,6 +41,14 @@ class DenseCLIP(nn.Module):
     def std(self) -> tuple[float, float, float]:
         """Standard deviation of the training data."""
         return self.normalise.std
+
+    @property
+    def device(self) -> torch.device:
+        return self.visual.conv1.weight.device
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """All weights of the CLIP model but the image tower's."""
+        return [weight for name, weight in self.model.named_parameters() if not name.startswith("visual.")]
 
     @property
     def activation(self) -> str:

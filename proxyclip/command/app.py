@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from proxyclip.command.model_options import add_model_options, chosen_model
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
+from proxyclip.runtime import main_guard
 
 HOST, PORT = "127.0.0.1", 7860
 

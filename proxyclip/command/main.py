@@ -10,7 +10,8 @@ proxyclip presets                                       the models that can be n
 import importlib
 import sys
 
-from proxyclip.errors import InputError, main_guard, nearest
+from proxyclip.errors import InputError, nearest
+from proxyclip.runtime import main_guard
 
 COMMANDS = ("segment", "app", "presets")
 

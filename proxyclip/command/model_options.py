@@ -43,7 +43,7 @@ class ModelChoice:
     def plan(self):
         """A checked plan of the model, whose `build()` loads it; InputError or NotFound."""
         if self.checkpoint is None:
-            from proxyclip.build import plan  # here: wrong options are found without torch
+            from proxyclip.loading import plan  # here: wrong options are found without torch
 
             kind = plan(**self.options).method.Options if self.settings else None
             return plan(**self.options, **read_settings(kind, self.settings))

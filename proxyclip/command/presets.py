@@ -4,7 +4,7 @@ proxyclip presets
 """
 
 from proxyclip.command.parser import new_parser
-from proxyclip.presets import presets
+from proxyclip.loading import presets
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,18 +13,18 @@ import argparse
 import warnings
 from collections.abc import Callable
 
-from proxyclip.background import with_background
 from proxyclip.command.model_options import ModelChoice, add_model_options, chosen_model
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError, main_guard
+from proxyclip.errors import InputError
 from proxyclip.export import format_names
 from proxyclip.folder.inputs import find_items
 from proxyclip.folder.items import Items
 from proxyclip.folder.job import Job
 from proxyclip.folder.run import Means, run_job
 from proxyclip.folder.video import require_av
-from proxyclip.label_rule import LabelRule
-from proxyclip.vocabulary import parse_classes_argument
+from proxyclip.labels import LabelRule
+from proxyclip.runtime import main_guard
+from proxyclip.vocabulary import parse_classes_argument, with_background
 
 LIMITS = {"processes": (1, 64), "workers": (0, 64), "frame_step": (1, 10**6), "max_pixels": (1, 10**12)}
 FORMATS = ("labels", "overlay")  # of images, unless --format says otherwise; videos become videos

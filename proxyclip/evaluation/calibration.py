@@ -9,7 +9,7 @@ import torch
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import per_class, scores
 from proxyclip.evaluation.threshold_counts import ThresholdCounts
-from proxyclip.sample import Sample
+from proxyclip.segmentor import Sample
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def curves(model, samples: Iterable, vocabulary, scales: tuple[float, ...] = ())
     rules = [replace(model.label_rule, threshold=0.0, scale=scale) for scale in scales or (model.label_rule.scale,)]
     counts = [ThresholdCounts(len(vocabulary.classes)) for _ in rules]
     stream = (
-        Sample(model.staged(model.resize(image)), image.shape[:2], stem, ground_truth)
+        Sample(model.pin(model.resize(image)), image.shape[:2], stem, ground_truth)
         for stem, image, ground_truth in samples
     )
     for sample, image, found in model.score_each(stream, vocabulary):
         for rule, counted in zip(rules, counts, strict=True):
-            labels, confidence, _ = model.decided(found, image, sample.size, vocabulary, rule, name=sample.name)
-            counted.add(labels.cpu().numpy(), confidence.cpu().numpy(), sample.given)
+            labels, confidence, _ = model.decide(found, image, sample, vocabulary, rule=rule)
+            counted.add(labels.cpu().numpy(), confidence.cpu().numpy(), sample.item)
     if not counts[0].counts.any():
         raise InputError("the labels contain no pixel that is scored")
     return [curve(rule.scale, counted) for rule, counted in zip(rules, counts, strict=True)]

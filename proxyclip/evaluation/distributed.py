@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.peers import Lost, Peers
-from proxyclip.threads import threads_each
+from proxyclip.runtime import threads_each
 
 PATIENCE = 300  # seconds
 LONGEST_EXCHANGE = 600  # seconds: of one exchange, or of the difference between ranks within an iteration of training

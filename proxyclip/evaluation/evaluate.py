@@ -15,7 +15,7 @@ from proxyclip.evaluation.counting import Counting, PredictEach, Settings
 from proxyclip.evaluation.distributed import Ranks
 from proxyclip.evaluation.partial_counts import Counts, Progress
 from proxyclip.evaluation.prefetch import Resize, Stage, read_ahead
-from proxyclip.progress_bar import progress_bar
+from proxyclip.runtime import progress_bar
 
 Resume = Literal["refuse", "resume", "restart"]
 

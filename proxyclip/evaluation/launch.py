@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 
-from proxyclip.threads import cores_each
+from proxyclip.runtime import cores_each
 
 BAD_INPUT, INTERRUPTED = 2, 130  # what `main_guard` exits with
 

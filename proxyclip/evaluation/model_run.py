@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from proxyclip.evaluation.prefetch import Ready
-from proxyclip.sample import Sample
-from proxyclip.segmentor import Segmentor
+from proxyclip.segmentor import Sample, Segmentor
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -31,11 +30,11 @@ class ModelRun:
         samples = (Sample(ready.tensor, ready.label.shape, ready.stem, ready) for ready in stream)
         given = samples, self.vocabulary, rule, self.batch_windows
         for sample, found in self.model.predict_each(*given, confidence=False):
-            yield sample.given, found.labels.numpy() if found.labels.device.type == "cpu" else found.labels
+            yield sample.item, found.labels.numpy() if found.labels.device.type == "cpu" else found.labels
 
     def stage(self, ready: Ready) -> Ready:
         """An image and its label in memory that the model's device can read."""
-        tensor = self.model.staged(ready.image)
+        tensor = self.model.pin(ready.image)
         if self.model.device.type == "cpu":
             return ready._replace(tensor=tensor)
         ground_truth = torch.from_numpy(ready.label.astype(np.int16))  # (H, W)

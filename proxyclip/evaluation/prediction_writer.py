@@ -11,8 +11,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation.prefetch import Ready
-from proxyclip.files import usable, write_image
-from proxyclip.output_names import file_name
+from proxyclip.files import file_name, usable, write_image
 from proxyclip.pictures.panels import panels
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from proxyclip.image_io import to_tensor
+from proxyclip.images import to_tensor
 from proxyclip.workers import in_order
 
 if TYPE_CHECKING:  # workers that are not forked import this file, and have no use for torch

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from proxyclip.folder.job import Job
 from proxyclip.folder.stream import IF_KILLED, Report, Share
 from proxyclip.folder.todos import Todos
-from proxyclip.threads import cores, threads_each
+from proxyclip.runtime import cores, threads_each
 from proxyclip.workers import Worker
 
 CPU_PROCESSES = 4  # at most: each holds the weights

@@ -12,7 +12,7 @@ from proxyclip.export import find_format
 from proxyclip.folder.items import Item, Items
 from proxyclip.folder.storage import Folder, Store, open_storage
 from proxyclip.folder.todos import Todos
-from proxyclip.image_io import MAX_PIXELS
+from proxyclip.images import MAX_PIXELS
 from proxyclip.vocabulary import Vocabulary
 
 PARTS = ".parts"  # of files that hold all images, and of videos

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from proxyclip.output_names import file_name
+from proxyclip.files import file_name
 
 LONGEST = 200  # bytes of a part, which leaves room for endings and the names of heat maps
 

@@ -14,7 +14,7 @@ from proxyclip.folder.on_ray import run_on_ray
 from proxyclip.folder.stream import IF_KILLED, Report
 from proxyclip.folder.todos import Todo, Todos
 from proxyclip.folder.video import examine
-from proxyclip.progress_bar import progress_bar
+from proxyclip.runtime import progress_bar
 
 MOST_LISTED = 10  # failures that are printed
 

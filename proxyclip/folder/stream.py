@@ -19,7 +19,7 @@ from proxyclip.folder.job import Job
 from proxyclip.folder.storage import is_address, read_address
 from proxyclip.folder.todos import Todo, Todos
 from proxyclip.folder.video import frame_name, frame_picture, frames_of
-from proxyclip.image_io import open_image, read_image, rgb_from_pillow
+from proxyclip.images import open_image, read_image, rgb_from_pillow
 from proxyclip.segmentation import Segmentation
 from proxyclip.workers import in_order, one_ahead
 

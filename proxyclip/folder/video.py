@@ -15,7 +15,7 @@ from PIL import Image
 from proxyclip.errors import InputError
 from proxyclip.folder.items import ending
 from proxyclip.folder.storage import is_address, opened
-from proxyclip.image_io import check_regular_file, check_size
+from proxyclip.images import check_regular_file, check_size
 from proxyclip.pictures.legend import with_legend
 from proxyclip.segmentation import Segmentation
 from proxyclip.vocabulary import split_names

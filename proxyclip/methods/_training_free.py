@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.cpu_kernels import cpu_settings
+from proxyclip.backbones.layers import cpu_settings
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
-from proxyclip.label_rule import LabelRule
-from proxyclip.openvino_towers import OpenVINOTowers
+from proxyclip.labels import LabelRule
 from proxyclip.segmentor import Segmentor
-from proxyclip.sliding import SlidingWindows
 from proxyclip.text import check_templates, default_templates, encode_names
 from proxyclip.vocabulary import Vocabulary
+from proxyclip.windows import SlidingWindows
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class TrainingFree(Segmentor):
 
     A method defines `method`, `embed`, and `check` if it has further demands. vfm is None for methods that need none.
     only_values: whether `clip_values` and `vfm_features` are all that it asks of the image towers, so that another
-    backend can compute them: see `proxyclip.openvino_towers`.
+    backend can compute them: see `proxyclip.backbones.backends`.
     """
 
     only_values = False
@@ -87,7 +86,7 @@ class TrainingFree(Segmentor):
         )
         self.clip, self.vfm, self.options = clip, vfm, options
         self.templates = options.templates or default_templates()
-        self.openvino: OpenVINOTowers | None = None
+        self.openvino = None  # or the `OpenVINOTowers` that compute both
 
     def embed(self, crops: Tensor) -> Tensor:
         """CLIP embeddings of all patches, (B, 3, c, c) RGB in [0, 1] -> (B, E, h, w), not normalised."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join, run_network
+from proxyclip.backbones.layers import heads, join, run_network
 from proxyclip.methods import _training_free
 
 NEEDS_VFM = False

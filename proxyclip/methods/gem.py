@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import after_attention, heads, join, run_block
+from proxyclip.backbones.layers import after_attention, heads, join, run_block
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 

@@ -8,13 +8,13 @@ Shapes: B windows of c × c pixels, p the patch size, T tokens (the class token 
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join, run_network
+from proxyclip.backbones.layers import heads, join, run_network
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
-from proxyclip.methods._gaussian_window import omega
 
 NEEDS_VFM = False
 
@@ -48,6 +48,20 @@ class NACLIP(_training_free.TrainingFree):
         if self.options.residual:
             attended = run_network(block, tokens + block.ls_1(attended))
         return self.clip.finish(attended[:, 1:]).mT.unflatten(2, grid)  # (B, E, c/p, c/p)
+
+
+def omega(rows: int, columns: int, std: float, device: torch.device | None = None) -> Tensor:
+    """(T, T) float32, T = 1 + rows * columns: exp(-distance² / 2 std²) between patches, 0 from and to the class token.
+
+    std: width of the window, in patches. In half precision it is rounded to about 1/500, like the logits.
+    """
+    return F.pad(torch.kron(gaussian(rows, std, device), gaussian(columns, std, device)), (1, 0, 1, 0))
+
+
+def gaussian(length: int, std: float, device: torch.device | None) -> Tensor:
+    """(length, length): exp(-(i - j)² / 2 std²)."""
+    places = torch.arange(length, device=device, dtype=torch.float32)
+    return torch.exp(-((places[:, None] - places) ** 2) / (2 * std**2))
 
 
 Method = NACLIP

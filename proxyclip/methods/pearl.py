@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join
+from proxyclip.backbones.layers import heads, join
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
 

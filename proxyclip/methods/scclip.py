@@ -6,18 +6,19 @@ Transactions on Image Processing, arXiv:2411.15869). The published code has no l
 Shapes: B windows of c × c pixels, h × w patches, N = h * w, D CLIP's width, d width of a head, E joint embedding width.
 """
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join
+from proxyclip.backbones.layers import heads, join
 from proxyclip.errors import InputError
 from proxyclip.methods import _training_free
-from proxyclip.methods._outliers import highest, outlier_scores, repaired
-from proxyclip.methods._proxy_attention import proxy_attend
 from proxyclip.methods._training_free import check_depth, scaled_block
-from proxyclip.sliding import SlidingWindows
+from proxyclip.methods.proxyclip import proxy_attend
+from proxyclip.windows import SlidingWindows
 
 NEEDS_VFM = False
 BETA, GAMMA = 1.0, 3.0  # of the proxy attention
@@ -128,6 +129,45 @@ def check_patches(rows: int, columns: int, neighbours: int) -> None:
             f"SC-CLIP needs more than {neighbours} patches in a window, and there are {rows}x{columns}; "
             "choose a larger crop or short_side, or fewer neighbours"
         )
+
+
+def outlier_scores(tokens: Tensor, neighbours: int) -> Tensor:
+    """How lonely each patch is, by the local outlier factor in its simple form: (B, N, D) float32 -> (B, N).
+
+    The squared distance to the last of its nearest neighbours, divided by the harmonic mean of theirs.
+    """
+    centred = tokens - tokens.mean(1, keepdim=True)  # differences of large numbers would not be exact
+    products = centred @ centred.mT  # (B, N, N)
+    squares = products.diagonal(dim1=1, dim2=2)  # (B, N)
+    distances = squares[:, :, None] + squares[:, None] - 2 * products  # (B, N, N)
+    distances.diagonal(dim1=1, dim2=2).fill_(math.inf)  # no patch is its own neighbour
+    nearest = distances.topk(neighbours, largest=False)  # (B, N, neighbours) each, in ascending order
+    reach = nearest.values[:, :, -1].clamp(min=1e-12)  # (B, N): patches may coincide
+    theirs = reach.gather(1, nearest.indices.flatten(1)).unflatten(1, nearest.indices.shape[1:])
+    return reach * (1 / theirs).mean(2)
+
+
+def highest(scores: Tensor, share: float) -> Tensor:
+    """Which scores are strictly above the quantile 1 - share of their window: (B, N) -> (B, N) bool.
+
+    The quantile lies between two neighbouring scores or on the lower one, so the lower one decides. If the rank is a
+    whole number, as in grids of 9 × 9, 11 × 11 or 21 × 21 patches at a share of 0.05, it must not be rounded down.
+    """
+    rank = math.floor(round((1 - share) * (scores.shape[1] - 1), 6))
+    return scores > scores.kthvalue(rank + 1, dim=1, keepdim=True).values
+
+
+def repaired(tokens: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Outliers replaced by the mean of their 8 neighbours in the grid, without those that are outliers themselves.
+
+    (B, N, D) float32, (B, N) bool -> (B, N, D). A patch that is left with no neighbour stays as it is.
+    """
+    sound = (~outliers).to(tokens.dtype)[:, None].unflatten(2, grid)  # (B, 1, h, w)
+    maps = tokens.mT.unflatten(2, grid) * sound  # (B, D, h, w)
+    count = F.avg_pool2d(sound, 3, stride=1, padding=1)  # (B, 1, h, w), of 9 patches, like the sum
+    mean = F.avg_pool2d(maps, 3, stride=1, padding=1) / count.clamp(min=0.1)  # (B, D, h, w)
+    replace = outliers & (count.flatten(1) > 0)  # (B, N)
+    return torch.where(replace[:, :, None], mean.flatten(2).mT, tokens)
 
 
 Method = SCCLIP

@@ -10,7 +10,7 @@ embedding width.
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join, run_network
+from proxyclip.backbones.layers import heads, join, run_network
 from proxyclip.methods._training_free import Options, TrainingFree
 
 __all__ = ["Options"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from proxyclip.refine._refinement import Guide, Maps, Refinement
+from proxyclip.refine import Guide, Maps, Refinement
 
 
 class ByMasks(Refinement):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.image_io import check_regular_file, decode, open_image
-from proxyclip.refine._refinement import Guide
+from proxyclip.images import check_regular_file, decode, open_image
+from proxyclip.refine import Guide
 from proxyclip.refine._regions import ByMasks
 
 ENDINGS = (".png", ".npz")

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from proxyclip import refine
 from proxyclip.errors import InputError
-from proxyclip.refine import _refinement
-from proxyclip.refine._refinement import Guide, Maps
+from proxyclip.refine import Guide, Maps
 
 SHARPNESS = 0.1  # of the weights, in units of the standard deviation around a pixel
 LARGEST = 100_000  # pixels, of a dilation
@@ -34,7 +34,7 @@ class Options:
             raise InputError(f"dilations are {self.dilations}; choose one or several distances of at least 1 pixel")
 
 
-class PAMR(_refinement.Refinement):
+class PAMR(refine.Refinement):
     """Every step replaces a pixel's score by the weighted sum of its neighbours' scores, with the same weights for all
     queries."""
 

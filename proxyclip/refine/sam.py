@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.weights import fingerprint, load_strict, read_checkpoint
+from proxyclip.backbones.checkpoints import fingerprint, fixed_seed, import_library, load_strict, read_checkpoint
 from proxyclip.errors import InputError, NotFound
-from proxyclip.refine._refinement import Guide
+from proxyclip.refine import Guide
 from proxyclip.refine._regions import ByMasks
 
 VARIANTS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the width of the image encoder

@@ -8,15 +8,16 @@ from golden.cases import Case
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.image_io import denormalise
-from proxyclip.label_rule import LabelRule, small_classes
+from proxyclip.images import denormalise
+from proxyclip.labels import LabelRule, small_classes
 from proxyclip.methods import find_method
 from proxyclip.methods._training_free import TrainingFree
 from proxyclip.refine import pamr
-from proxyclip.sliding import SlidingWindows, cut
+from proxyclip.segmentor import Sample
 from proxyclip.vocabulary import Vocabulary
+from proxyclip.windows import SlidingWindows, cut
 
 NO_TEXT = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
 
@@ -86,18 +87,18 @@ def inference(case: Case, name: str, **options) -> dict[str, Tensor]:
     (image,) = images(case)  # (3, h, w)
     check_windows(model.windows, image.shape[1:], values)
     first = next(cut(image, model.windows, model.padding_colour))[None]  # (1, 3, c_h, c_w)
-    (scores,) = model.scores_of([image], text, 2)
+    scores = model.image_scores(image, text, 2)
     each = Vocabulary.parse([f"query {index}" for index in range(len(text))])
     classes = classes_of(t["query_idx"])
 
     def maps(size, vocabulary, rule) -> Tensor:
         keep = range(len(vocabulary.classes))
-        found = model.decided(scores, image, size, vocabulary, rule, keep)
+        found = model.decide(scores, image, Sample(image, size), vocabulary, rule=rule, keep=keep)
         return torch.stack([found.class_scores[index] for index in keep])[None]  # (1, K, H, W)
 
     size, rule = tuple(given["ori_shape"]), model.label_rule.with_threshold(given["prob_thd"])
     if rule.area:
-        plain = model.decided(scores, image, size, classes, LabelRule(scale=rule.scale)).labels
+        plain = model.decide(scores, image, Sample(image, size), classes, rule=LabelRule(scale=rule.scale)).labels
         check_areas(values, plain, rule.area, t["query_idx"])
     return {
         "window0.logits": F.interpolate(model.window_scores(first, text), first.shape[-2:], mode="bilinear"),

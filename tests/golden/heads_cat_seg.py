@@ -11,11 +11,11 @@ from heads.cost_aggregation import LEFT_OUT, CostAggregation
 from heads.losses import VOID, cross_entropy_loss
 from heads.official_cat_seg import AGGREGATOR, CLIP, from_official_cat_seg, renamed
 from heads.value_encoder import encode
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.clip_block import run_block
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.image_io import denormalise
-from proxyclip.label_map import label_map
+from proxyclip.backbones.layers import run_block
+from proxyclip.images import denormalise
+from proxyclip.labels import decide_labels
 from proxyclip.vocabulary import Vocabulary
 
 IGNORED = 255  # in published labels
@@ -203,7 +203,7 @@ def check_sliding(case):
     scores = head.image_scores(image, text)
     windows, whole = scores.views
     side, count = head.window_size[0] // 4, len(head.classes)
-    found = label_map(scores, given["output_size"], head.label_rule, torch.arange(count), keep=range(count))
+    found = decide_labels(scores, given["output_size"], head.label_rule, torch.arange(count), keep=range(count))
     patches = encode(head.clip, cat_seg.resized(image[None], head.options.clip_size), ()).patches[0].flatten(1).mT
     expected = t["clip_dense_features_global_view"]
     compare(case, {

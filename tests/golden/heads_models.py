@@ -10,8 +10,8 @@ from heads import cascade_clip, otseg, zegclip
 from heads.head import TrainableHead
 from heads.losses import VOID
 from heads.official import from_official, renamed
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.torchvision_shim import import_library
 
 REPOSITORIES = {"ZegCLIP": zegclip, "OTSeg": otseg, "Cascade-CLIP": cascade_clip}
 IGNORED = 255  # in published labels

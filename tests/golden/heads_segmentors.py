@@ -13,9 +13,8 @@ from datasets.labels_for_training import UNLABELLED
 from heads.losses import pseudo_labels
 from heads.official import from_official
 from heads.options import Options
-from proxyclip.image_io import denormalise
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
+from proxyclip.images import denormalise
+from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -56,7 +55,7 @@ def class_maps(model, scores, size, rule: LabelRule) -> torch.Tensor:
     """The scores of all classes, (1, K, H, W)."""
     penalty = dict(rule.subtract)
     subtract = torch.tensor([penalty.get(name, 0.0) for name in model.classes])
-    found = label_map(scores, size, rule, torch.arange(len(subtract)), subtract, keep=range(len(subtract)))
+    found = decide_labels(scores, size, rule, torch.arange(len(subtract)), subtract=subtract, keep=range(len(subtract)))
     return torch.stack([found.class_scores[index] for index in range(len(subtract))])[None]
 
 

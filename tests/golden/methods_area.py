@@ -5,12 +5,9 @@ from golden import dense_models as models
 from golden.cases import Case
 from golden.heads_models import compare
 
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
-from proxyclip.refined_label_map import refined_label_map
-from proxyclip.sliding import SlidingWindows
-from proxyclip.stitching import View, WindowScores
+from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.vocabulary import SEPARATOR, Vocabulary, class_lines, split_queries
+from proxyclip.windows import SlidingWindows, View, WindowScores
 
 SEPARATORS = {"SCLIP": ", ", "NACLIP": ", ", "ClearCLIP": ","}  # between the names of a class
 
@@ -25,11 +22,11 @@ def check_labels(case: Case) -> None:
         for cosines in t["cosines"]:  # (Q, H, W)
             scores = WindowScores((View(cosines.transpose(0, 1), SlidingWindows(0, 1), size),))
             if refine is None:
-                found = label_map(scores, size, rule, owners, keep=keep)
-                plain = label_map(scores, size, LabelRule(scale=rule.scale), owners)
+                found = decide_labels(scores, size, rule, owners, keep=keep)
+                plain = decide_labels(scores, size, LabelRule(scale=rule.scale), owners)
             else:
-                found = refined_label_map(scores, size, rule, owners, refine, keep=keep)
-                plain = refined_label_map(scores, size, LabelRule(scale=rule.scale), owners, refine)
+                found = decide_labels(scores, size, rule, owners, refine=refine, keep=keep)
+                plain = decide_labels(scores, size, LabelRule(scale=rule.scale), owners, refine=refine)
             if rule.area:
                 models.check_areas(case.settings["values"], plain.labels, rule.area, owners)
             labels.append(found.labels.byte())

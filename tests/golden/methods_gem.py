@@ -12,8 +12,8 @@ from golden.heads_models import compare
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from proxyclip.backbones.clip_block import heads, join, run_block
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
+from proxyclip.backbones.layers import heads, join, run_block
 from proxyclip.methods.gem import GEM, Options, self_self_attention, sharpness
 
 

@@ -9,8 +9,7 @@ from golden.cases import Case
 from golden.heads_models import compare
 from torch import Tensor, nn
 
-from proxyclip.methods._all_windows import proxy_anchors
-from proxyclip.methods.glaclip import Method, Options
+from proxyclip.methods.glaclip import Method, Options, proxy_anchors
 
 
 def options(given: dict) -> Options:

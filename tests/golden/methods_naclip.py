@@ -9,8 +9,8 @@ from golden.cases import Case
 from golden.heads_models import compare
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from proxyclip.backbones.clip_block import heads, join, run_network
-from proxyclip.methods._gaussian_window import omega
+from proxyclip.backbones.layers import heads, join, run_network
+from proxyclip.methods.naclip import omega
 from proxyclip.methods.sclip import correlative_attention
 
 

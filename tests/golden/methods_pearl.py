@@ -6,12 +6,12 @@ from golden.cases import Case
 from golden.heads_models import compare
 from torch import Tensor
 
-from proxyclip.backbones.clip_block import heads, join, run_network
-from proxyclip.backbones.torchvision_shim import import_library
+from proxyclip.backbones.checkpoints import import_library
+from proxyclip.backbones.layers import heads, join, run_network
+from proxyclip.labels import LabelRule, score_tiles
 from proxyclip.methods.pearl import Method, Options, aligned, centred, rotation
-from proxyclip.refine import _laplacian, tlp
-from proxyclip.refine._refinement import Guide
-from proxyclip.score_tiles import tiles
+from proxyclip.refine import Guide, tlp
+from proxyclip.segmentor import Sample
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = {"alpha_kk": "alpha", "polar_iters": "steps"}  # here, by their published names
@@ -92,7 +92,7 @@ def check_propagation(case: Case) -> None:
         found.append(
             {
                 "probs": probabilities,
-                "agree": _laplacian.agreement(probabilities, probabilities, trust)[None],
+                "agree": tlp.agreement(probabilities, probabilities, trust)[None],
                 "gray": refine.grey(image)[None] - offset,
                 "w_horizontal": system.across[None],
                 "w_vertical": system.down[None],
@@ -120,12 +120,12 @@ def check_pipeline(case: Case) -> None:
     assert list(vocabulary.class_of_query) == given["query_idx"]
     scores, size = model.image_scores(image, text), tuple(given["ori_shape"])
     rule = model.label_rule.with_threshold(given["prob_thd"])
-    found = model.decided(scores, image, size, vocabulary, rule, keep=range(3))
+    found = model.decide(scores, image, Sample(image, size), vocabulary, rule=rule, keep=range(3))
     probabilities = torch.stack([found.class_scores[index] for index in range(3)])
 
     def full_size(size) -> Tensor:
         maps = torch.empty(len(text), *size)
-        for (rows, columns), chosen, part in tiles(scores, size):
+        for (rows, columns), chosen, part in score_tiles(scores, size, LabelRule()):
             maps[chosen, rows, columns] = part.transpose(0, 1)
         return maps[None]
 

@@ -6,16 +6,12 @@ from golden import heads_models as models
 from golden.cases import Case
 
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.clip_block import join
-from proxyclip.backbones.normalise import Normalise
-from proxyclip.label_rule import LabelRule
-from proxyclip.methods._gaussian_window import omega
-from proxyclip.methods._semantic_feedback import affinity, patch_labels, unbroken
+from proxyclip.backbones.layers import Normalise, join
+from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.methods._training_free import cosines
-from proxyclip.methods.resclip import Options, ResCLIP, residual, weighted
-from proxyclip.refined_label_map import refined_label_map
-from proxyclip.sliding import SlidingWindows
-from proxyclip.stitching import View, WindowScores
+from proxyclip.methods.naclip import omega
+from proxyclip.methods.resclip import Options, ResCLIP, affinity, patch_labels, residual, unbroken, weighted
+from proxyclip.windows import SlidingWindows, View, WindowScores
 
 
 def clip(case: Case) -> DenseCLIP:
@@ -87,7 +83,7 @@ def check_patch_labels(case: Case) -> None:
     size, queries = given["image_hw"], torch.arange(given["queries"])
     scores = WindowScores((View(probabilities.log().transpose(0, 1), SlidingWindows(0, 1), size),))
     rule = LabelRule(threshold=given["temp_thd"])
-    pixels = refined_label_map(scores, size, rule, queries, lambda maps: maps).labels
+    pixels = decide_labels(scores, size, rule, queries, refine=lambda maps: maps).labels
     assert torch.equal(pixels, case.tensors["pixel_labels"].long())
     models.compare(case, {"patch_labels": patch_labels(pixels, given["patch_size"], given["queries"])})
 

@@ -5,8 +5,7 @@ from golden import heads_models as models
 from golden.cases import Case
 from golden.methods_resclip import clip, patches
 
-from proxyclip.methods._outliers import highest, outlier_scores, repaired
-from proxyclip.methods.scclip import SCCLIP, Options, aggregated, similarity
+from proxyclip.methods.scclip import SCCLIP, Options, aggregated, highest, outlier_scores, repaired, similarity
 
 
 def check_outliers(case: Case) -> None:

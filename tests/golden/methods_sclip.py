@@ -7,7 +7,7 @@ from golden.cases import Case
 from golden.heads_models import compare
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from proxyclip.backbones.clip_block import heads, join, run_block, run_network
+from proxyclip.backbones.layers import heads, join, run_block, run_network
 from proxyclip.methods.sclip import correlative_attention
 
 

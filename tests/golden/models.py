@@ -3,10 +3,9 @@
 import torch
 from golden.cases import Case
 
+from proxyclip.backbones.checkpoints import import_library, load_strict
 from proxyclip.backbones.clip import DenseCLIP
-from proxyclip.backbones.torchvision_shim import import_library
 from proxyclip.backbones.vfm import dino, dinov2, mae, sam
-from proxyclip.backbones.weights import load_strict
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

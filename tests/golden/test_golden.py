@@ -13,19 +13,16 @@ import torch
 import torch.nn.functional as F
 from golden import models
 from golden.cases import SHIPPED, all_cases
+from scored import score_images
 
-from proxyclip.batches import Batches
 from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.image_io import denormalise, normalise, resize, scaled_size, to_tensor
-from proxyclip.label_map import label_map
-from proxyclip.label_rule import LabelRule
-from proxyclip.methods._proxy_attention import proxy_attend
+from proxyclip.images import denormalise, normalise, resize, scaled_size, to_tensor
+from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.methods.clip import CLIP
-from proxyclip.methods.proxyclip import Options, ProxyCLIP
-from proxyclip.sliding import SlidingWindows, cut, score_images
-from proxyclip.stitching import axis_taps
+from proxyclip.methods.proxyclip import Options, ProxyCLIP, proxy_attend
 from proxyclip.text import default_templates, encode_names, encode_prompts
 from proxyclip.vocabulary import Vocabulary, class_lines, split_queries
+from proxyclip.windows import Batches, SlidingWindows, axis_matrices, cut
 
 CASES = all_cases("proxyclip")
 
@@ -148,13 +145,13 @@ def check_segment(case):
 
     rule = LabelRule(scale=settings["logit_scale"], threshold=settings["prob_thd"])
     classes, owners = range(max(class_of_query) + 1), torch.tensor(class_of_query)
-    labels, confidence, class_scores = label_map(found, size, rule, owners, keep=classes)
+    labels, confidence, class_scores = decide_labels(found, size, rule, owners, keep=classes)
     assert torch.equal(labels, t[f"{fixed}label"].long()), "label"
     probabilities = torch.stack([class_scores[index] for index in classes])  # (K, H, W)
     close(probabilities, t[f"{fixed}class_probabilities"], 5e-5, "class_probabilities")
     close(confidence, t[f"{fixed}class_probabilities"].amax(0), 5e-5, "confidence")
     if "label_without_data_samples" in t:
-        labels = label_map(found, view.size, rule, owners).labels
+        labels = decide_labels(found, view.size, rule, owners).labels
         assert torch.equal(labels, t["label_without_data_samples"].long()), "label_without_data_samples"
 
 
@@ -175,9 +172,11 @@ def stitched(view, size) -> torch.Tensor:
 def matrix(view, axis: int, out: int) -> torch.Tensor:
     """(out, scores of the axis): the weights of every score in every pixel."""
     grid = view.scores.shape[2 * axis]
-    upsample, place = axis_taps(view.windows, view.size[axis], grid, None, out, sigmoid=False)
+    upsample, place = axis_matrices(
+        view.windows, length=view.size[axis], grid=grid, window=None, out=out, sigmoid=False
+    )
     taps = place.after(upsample)
-    return torch.zeros(out, grid, dtype=torch.float64).scatter_add_(1, taps.index, taps.weights).float()
+    return torch.zeros(out, grid, dtype=torch.float64).scatter_add_(1, taps.columns, taps.values).float()
 
 
 def check_text_query_features(case):

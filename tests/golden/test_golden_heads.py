@@ -21,7 +21,7 @@ from heads import cascade_clip
 from heads.otseg import SinkhornAttention
 from heads.prompted_encoder import PromptedEncoder
 from heads.sinkhorn import iterations_needed, transport_plan
-from proxyclip.image_io import denormalise
+from proxyclip.images import denormalise
 
 ALL = all_cases("heads")
 CASES = [case for case in ALL if "case" in case.settings]

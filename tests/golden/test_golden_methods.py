@@ -20,7 +20,7 @@ from golden import (
 )
 from golden.cases import SHIPPED, all_cases
 
-from proxyclip.refine._refinement import Guide
+from proxyclip.refine import Guide
 from proxyclip.refine.pamr import Options, Refinement, affinity, neighbours
 
 CASES = all_cases("methods")

@@ -65,7 +65,7 @@ def load(
     Raises InputError for an unknown name or option and for a checkpoint that does not fit, NotFound for a file that
     does not exist and for weights that are neither in the cache nor reachable.
     """
-    from proxyclip.backbones.vfm._vfm import Options
+    from proxyclip.backbones.vfm._vit import Options
 
     name, _, source = str(spec).partition(":")
     kind, variant = find(name)

@@ -10,13 +10,83 @@ From an explicit architecture and an official state dict, without `load`:
     features = dino.DINO(vit)(images)
 """
 
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.backbones.cpu_kernels import linear
-from proxyclip.backbones.position_table import resample
-from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM
+from proxyclip.backbones.checkpoints import download, fixed_seed, import_library, load_strict, read_checkpoint
+from proxyclip.backbones.layers import Normalise, linear, resample
+from proxyclip.errors import InputError, NotFound
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One set of published weights: its name in timm, number of parameters of the image encoder, and licence."""
+
+    architecture: str
+    parameters: int
+    licence: str
+
+    @property
+    def repository(self) -> str:
+        """Where the weights are, on the Hugging Face hub."""
+        return f"timm/{self.architecture}"
+
+    @property
+    def megabytes(self) -> float:
+        """The size of a download: every parameter in float32."""
+        return self.parameters * 4 / 1e6
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `proxyclip.backbones.vfm.load`; a family uses those that apply to it."""
+
+    features: str = "tokens"
+    layer: int | None = None
+    window: int = 336
+
+
+class VFM(nn.Module):
+    """An image encoder with the mean and standard deviation of its training data; families define `forward`."""
+
+    name = ""
+
+    def __init__(self, patch_size: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        super().__init__()
+        self.patch_size, self.normalise = patch_size, Normalise(mean, std)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour of the training data."""
+        return self.normalise.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of the training data."""
+        return self.normalise.std
+
+    def prepare(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """RGB in [0, 1] -> normalised and stretched to `size`, both in float32, then in the weights' type."""
+        images = self.normalise(images)  # (B, 3, H, W)
+        if size is not None and images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear")  # (B, 3, *size)
+        return images.to(next(self.parameters()).dtype)
+
+
+def first_blocks(blocks, layer: int | None):
+    """The blocks up to number `layer`, counted from 1; all for None."""
+    if layer is not None and not 1 <= layer <= len(blocks):
+        raise InputError(f"layer {layer} does not exist: the model has layers 1 to {len(blocks)}")
+    return blocks[:layer]
 
 
 class ViT(VFM):
@@ -75,3 +145,50 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
     tokens = tokens + block.ls1(linear(layer.norm(mixed), layer.proj.weight, layer.proj.bias))
     hidden = mlp.norm(mlp.act(linear(block.norm2(tokens), mlp.fc1.weight, mlp.fc1.bias)))  # (B, T, 4 C)
     return tokens + block.ls2(linear(hidden, mlp.fc2.weight, mlp.fc2.bias))
+
+
+def load_timm(
+    make, variant: Variant, source: str | None, from_official, layer: int | None, kind: str = "VisionTransformer"
+) -> VFM:
+    """`make(vit, mean=…, std=…)` of a timm model with the weights of `source` in it (see proxyclip.backbones.vfm.load).
+
+    `from_official` renames the weights of the authors' checkpoints to timm's names; `kind` is timm's class.
+    """
+    timm = import_library("timm")
+    architecture, arguments, settings = variant.architecture, {}, {}
+    if source is not None and os.path.isdir(source):
+        architecture, arguments, settings = read_folder(Path(source))
+        source = str(Path(source) / "model.safetensors")
+    if source != "random":
+        source = source or download(
+            variant.repository, ("model.safetensors",), f"VFM {architecture}", "--checkpoint-vfm"
+        )
+        state = from_official(without_head(read_checkpoint(source)))
+    with fixed_seed():
+        try:
+            vit = timm.create_model(architecture, **{**arguments, "num_classes": 0})
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f"timm cannot build {architecture!r} with {arguments}: {error}") from error
+    if type(vit).__name__ != kind:
+        raise InputError(f"the folder's config.json names {architecture!r}, which is not a {kind}")
+    if source != "random":
+        load_strict(vit, state, str(source))
+    vit.blocks = first_blocks(vit.blocks, layer)
+    return make(vit, mean=settings.get("mean", IMAGENET_MEAN), std=settings.get("std", IMAGENET_STD))
+
+
+def read_folder(folder: Path) -> tuple[str, dict, dict]:
+    """Architecture, its arguments and the preprocessing from timm's config.json."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise NotFound(f"folder {folder} has no config.json: it is not a model in timm's layout")
+    try:
+        config = json.loads(file.read_text())
+        return config["architecture"], config.get("model_args", {}), config.get("pretrained_cfg", {})
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{file} is not a valid timm configuration ({type(error).__name__}: {error})") from error
+
+
+def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those of a classifier, which some files carry along."""
+    return {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}

@@ -4,9 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from proxyclip.backbones.vfm._timm import load_timm
-from proxyclip.backbones.vfm._vfm import Options, Variant
-from proxyclip.backbones.vfm._vit import ViT, run_block
+from proxyclip.backbones.vfm._vit import Options, Variant, ViT, load_timm, run_block
 
 VARIANTS = {
     "vits16": Variant("vit_small_patch16_224.dino", 21_665_664, "apache-2.0"),

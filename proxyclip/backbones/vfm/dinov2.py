@@ -5,10 +5,8 @@ With registers: Vision Transformers Need Registers (Darcet et al., 2023, arXiv:2
 
 from torch import Tensor
 
-from proxyclip.backbones.position_table import resample
-from proxyclip.backbones.vfm._timm import load_timm
-from proxyclip.backbones.vfm._vfm import Options, Variant
-from proxyclip.backbones.vfm._vit import ViT
+from proxyclip.backbones.layers import resample
+from proxyclip.backbones.vfm._vit import Options, Variant, ViT, load_timm
 
 VARIANTS = {
     "vits14": Variant("vit_small_patch14_dinov2.lvd142m", 22_056_192, "apache-2.0"),

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from proxyclip.backbones.vfm._timm import load_timm
-from proxyclip.backbones.vfm._vfm import VFM, Options, Variant
+from proxyclip.backbones.vfm._vit import VFM, Options, Variant, load_timm
 
 VARIANTS = {
     "vits16": Variant("vit_small_patch16_dinov3.lvd1689m", 21_586_944, "dinov3-license"),

@@ -11,10 +11,15 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.vfm._vfm import IMAGENET_MEAN, IMAGENET_STD, VFM, Options
-from proxyclip.backbones.weights import check_finite, check_types, download, read_checkpoint
+from proxyclip.backbones.checkpoints import (
+    check_finite,
+    check_types,
+    download,
+    fixed_seed,
+    import_library,
+    read_checkpoint,
+)
+from proxyclip.backbones.vfm._vit import IMAGENET_MEAN, IMAGENET_STD, VFM, Options
 from proxyclip.errors import InputError, NotFound
 
 VARIANTS = {}  # every id is one

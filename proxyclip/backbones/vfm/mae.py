@@ -4,10 +4,8 @@ from functools import partial
 
 from torch import Tensor
 
-from proxyclip.backbones.position_table import resample
-from proxyclip.backbones.vfm._timm import load_timm
-from proxyclip.backbones.vfm._vfm import Options, Variant
-from proxyclip.backbones.vfm._vit import ViT
+from proxyclip.backbones.layers import resample
+from proxyclip.backbones.vfm._vit import Options, Variant, ViT, load_timm
 
 VARIANTS = {"vitb16": Variant("vit_base_patch16_224.mae", 85_798_656, "cc-by-nc-4.0")}
 DEFAULT = "vitb16"

@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.backbones.random_weights import fixed_seed
-from proxyclip.backbones.torchvision_shim import import_library
-from proxyclip.backbones.vfm._vfm import VFM, Options, Variant, first_blocks
-from proxyclip.backbones.weights import download, load_strict, read_checkpoint
+from proxyclip.backbones.checkpoints import download, fixed_seed, import_library, load_strict, read_checkpoint
+from proxyclip.backbones.vfm._vit import VFM, Options, Variant, first_blocks
 
 VARIANTS = {
     "vitb": Variant("samvit_base_patch16.sa1b", 89_670_912, "apache-2.0"),

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -177,9 +178,24 @@ def resize(image: np.ndarray, size: tuple[int, int], antialias: bool = False) ->
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def resize_to(image: np.ndarray, size_for, antialias: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 -> (h, w, 3) uint8 where (h, w) = size_for(H, W), as by `resize`; see `Segmentor.resize`."""
-    return resize(image, size_for(*image.shape[:2]), antialias)
+@dataclass(frozen=True)
+class Resize:
+    """How a model resizes images: a function that worker processes can be sent.
+
+    short_side: see `scaled_size`; 0 keeps the size. antialias: see `resize`.
+    """
+
+    short_side: int = 0
+    long_side: int = 2048
+    antialias: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) -> the size (h, w) at which the image is scored."""
+        return scaled_size(height, width, self.short_side, self.long_side) if self.short_side else (height, width)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
+        return resize(image, self.size(*image.shape[:2]), self.antialias)
 
 
 def to_tensor(image: np.ndarray):

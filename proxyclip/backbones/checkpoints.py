@@ -1,9 +1,11 @@
 """Checkpoints: reading them safely, loading them strictly, and finding them in the cache or on the hub."""
 
 import hashlib
+import importlib
 import os
 import pickle
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -192,3 +194,41 @@ def cache_folder() -> Path:
     if folder := os.environ.get("PROXYCLIP_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxyclip"
+
+
+@contextmanager
+def fixed_seed():
+    """Context in which random weights are created on the CPU in float32 from a fixed seed.
+
+    The caller's generators are not changed; torch.manual_seed would also reseed those of every accelerator.
+    """
+    generator, dtype = torch.default_generator, torch.get_default_dtype()
+    state = generator.get_state()
+    try:
+        generator.manual_seed(0)
+        torch.set_default_dtype(torch.float32)
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        generator.set_state(state)
+
+
+def import_torchvision():
+    """torchvision, also where its compiled operators cannot be loaded."""
+    import torch
+
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
+
+
+def import_library(name: str):
+    """`open_clip`, `timm`, `segment_anything` or `transformers`, imported on first use."""
+    import_torchvision()
+    return importlib.import_module(name)

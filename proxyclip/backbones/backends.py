@@ -1,6 +1,6 @@
-"""The image towers compiled by OpenVINO for a CPU: `proxyclip.load(..., backend="openvino")`.
+"""A model's scores, compiled by torch.compile.
 
-Shapes: B windows of c × c pixels, W of a compiled batch, h × w the patches of a window.
+Shapes: B windows of c × c pixels, Q queries, h × w the scores of one window.
 """
 
 import contextlib
@@ -14,29 +14,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxyclip.errors import InputError, nearest
-from proxyclip.methods import find_method, method_names
-
-BACKENDS = ("torch", "openvino")
-PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of the processor -> OpenVINO's names
+from proxyclip.backbones.precision import exact_float32
+from proxyclip.errors import InputError
 
 
-def check_backend(backend: str, method: str, crop: int, device: torch.device, dtype: torch.dtype) -> None:
-    """InputError, before any weights are loaded, for a backend that is unknown or cannot run such a model."""
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}; {nearest(str(backend), BACKENDS)}")
-    if backend == "torch":
-        return
-    if not find_method(method).Method.only_values:
-        fitting = ", ".join(name for name in method_names() if find_method(name).Method.only_values)
-        raise InputError(f"backend openvino cannot run {method}: choose one of {fitting}, or backend torch")
-    if device.type != "cpu" or dtype not in PRECISIONS:
-        raise InputError("backend openvino runs on device cpu, with precision fp32 or bf16: choose these")
-    if not crop:
-        raise InputError("backend openvino needs windows of one size: choose a crop instead of 0, the whole image")
-    openvino = require_openvino()
-    if dtype == torch.bfloat16 and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise InputError("OpenVINO has no bf16 on this processor: choose precision fp32, or backend torch")
+class CompiledScores:
+    """`window_scores` of a model, with the same arguments and result up to rounding.
+
+    Every shape of a batch is compiled once, which takes up to minutes: it is worth it for many windows of one shape.
+    How long it took is printed. backend: of torch.compile.
+    """
+
+    def __init__(self, window_scores, backend: str = "inductor"):
+        self.run = torch.compile(window_scores, dynamic=False, backend=backend)
+        self.shapes = set()
+
+    def __call__(self, crops: Tensor, text: Tensor) -> Tensor:
+        """(B, 3, c, c), (Q, E) or (Q, P, E) -> (B, Q, h, w); InputError if the compiler does not work here."""
+        with exact_float32(crops.device):  # a compiled graph cannot switch the process's settings
+            if (shapes := (crops.shape, text.shape)) in self.shapes:
+                return self.run(crops, text)
+            started = time.monotonic()
+            try:
+                scores = self.run(crops, text)
+            except torch._dynamo.exc.BackendCompilerFailed as error:
+                reason = (str(error.inner_exception).strip() or type(error.inner_exception).__name__).splitlines()[0]
+                raise InputError(f"torch.compile does not work on this machine: {reason}") from None
+        if crops.device.type == "cuda":
+            torch.cuda.synchronize(crops.device)
+        self.shapes.add(shapes)
+        windows = f"{len(crops)} windows of {crops.shape[-2]}x{crops.shape[-1]} pixels"
+        print(f"compiled for batches of {windows} in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return scores
+
+
+OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of the processor -> OpenVINO's names
 
 
 def require_openvino():
@@ -80,7 +92,7 @@ class CompiledTower:
         """shape: (W, 3, c, c). Other arguments as in `OpenVINOTowers`."""
         self.function, self.shape, self.dtype = function, shape, dtype
         options = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+            "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[dtype],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # processes side by side would be bound to the same cores
