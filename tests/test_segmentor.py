@@ -10,11 +10,12 @@ import tiny_head
 import torch
 import torch.nn.functional as F
 
+import proxyclip
 from heads.head import TrainableHead
 from proxyclip.errors import InputError
 from proxyclip.images import Resize, resize, to_tensor
-from proxyclip.labels import LabelRule
-from proxyclip.segmentor import Segmentor
+from proxyclip.labels import LabelMap, LabelRule
+from proxyclip.segmentor import Sample, Segmentor, to_host
 from proxyclip.vocabulary import Vocabulary
 from proxyclip.windows import SlidingWindows, View, WindowScores, windows_per_batch
 
@@ -183,3 +184,50 @@ def test_predict_hands_the_threshold_on():
     middle = float(confidence[labels > 0].median())
     again = head.predict(image, (40, 40), vocabulary, threshold=middle).labels
     assert torch.equal(again, labels.where(confidence >= middle, 0)) and not torch.equal(again, labels)
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "naclip", "glaclip", "clip"])
+@pytest.mark.parametrize("refine", [None, "pamr", "tlp"])
+def test_results_do_not_depend_on_the_caller_s_settings(method, refine):
+    model, image = proxyclip.load("mini", method=method, refine=refine, device="cpu"), tiny_clip.photograph(70, 91)
+    plain = model.segment(image, ["sky", "tree", "road"])
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            other = model.segment(image, ["sky", "tree", "road"])
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert np.array_equal(plain.labels, other.labels) and np.array_equal(plain.confidence, other.confidence)
+
+
+def test_each_device_has_its_own_size_of_batches():
+    model = tiny_clip.model(crop=64, stride=32)
+    on_cpu = model.batches(None)
+    on_cpu.size = 1  # as after a batch that did not fit
+    assert model.to("meta").batches(None).size > 1 and model.to_empty(device="cpu").batches(None) is on_cpu
+
+
+def test_a_label_map_is_yielded_once_it_has_arrived(monkeypatch):
+    """CUDA copies behind the work: until the event, the memory of a copy holds anything."""
+    copied, arrived = [], []
+
+    class Event:
+        def record(self, stream):
+            self.number = len(copied)
+            copied.append(self)
+
+        def synchronize(self):
+            arrived.append(self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    maps = [LabelMap(torch.full((2, 3), n), torch.zeros(2, 3), {1: torch.ones(2, 3)}) for n in range(5)]
+    samples = [(Sample(torch.zeros(3, 2, 3), (2, 3), item=number), maps[number]) for number in range(5)]
+    for number, (sample, label_map) in enumerate(to_host(iter(samples), torch.device("cuda"))):
+        assert arrived == list(range(number + 1)) and len(copied) == min(number + 3, 5)
+        assert sample.item == number and (label_map.labels == number).all() and label_map.class_scores[1].all()
+        assert label_map.labels.data_ptr() != maps[number].labels.data_ptr()  # not the pinned memory itself
+    assert len(arrived) == 5
