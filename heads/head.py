@@ -64,6 +64,7 @@ class TrainableHead(Segmentor):
             known_words=known_words,
         )
         self.clip, self.options = clip.requires_grad_(False), options
+        self.flip, self.scales = options.flip, options.scales
         self.classes, self.seen = tuple(classes), tuple(seen)
         self.templates = options.templates
         self.precision = torch.float32
@@ -155,7 +156,7 @@ class TrainableHead(Segmentor):
             "clip": self.clip.name,
             "clip_activation": self.clip.activation,
             "vfm": None,
-            **asdict(self.options),
+            **{name: value for name, value in asdict(self.options).items() if name not in ("flip", "scales")},
             "seen": list(self.seen),
             "subtract": dict(self.label_rule.subtract),
             "text_embeddings": self.options.text_embeddings and Path(self.options.text_embeddings).name,
@@ -163,6 +164,6 @@ class TrainableHead(Segmentor):
             "precision": str(self.precision).removeprefix("torch."),
             **cpu_settings(self.device),
             "tf32": False,  # whatever the caller has set: see exact_float32
-            **self.refinement_settings(),
+            **self.added_settings(),
             **({"antialias": True} if self.antialias else {}),
         }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxyclip.errors import InputError
+from proxyclip.segmentor import check_scales
 from proxyclip.text import check_templates
 from proxyclip.windows import SlidingWindows
 
@@ -15,7 +16,7 @@ class Options:
     image_size: side of the training crops in pixels. short_side: images are resized to this short side. crop, stride:
     side and stride of the windows. seen_penalty: subtracted from the scores of classes seen in training. templates:
     prompts with a {} for the name. text_embeddings: a .npy file to read text embeddings from, one row per class of the
-    checkpoint.
+    checkpoint. flip, scales: test-time augmentation, see `proxyclip.Segmentor`.
     """
 
     image_size: int = 512
@@ -25,9 +26,12 @@ class Options:
     seen_penalty: float = 0.1
     templates: tuple[str, ...] = ("a photo of a {}",)
     text_embeddings: str | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
         SlidingWindows(self.crop, self.stride)
+        check_scales(self.scales)
         check_least(self, image_size=1, short_side=0)
         if not 0 <= self.seen_penalty <= 1:
             raise InputError(f"seen_penalty is {self.seen_penalty}; choose a number from 0 to 1")

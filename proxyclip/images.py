@@ -182,20 +182,25 @@ def resize(image: np.ndarray, size: tuple[int, int], antialias: bool = False) ->
 class Resize:
     """How a model resizes images: a function that worker processes can be sent.
 
-    short_side: see `scaled_size`; 0 keeps the size. antialias: see `resize`.
+    short_side: see `scaled_size`; 0 keeps the size. antialias: see `resize`. scales: factors of both sides, one for
+    each image that is returned.
     """
 
     short_side: int = 0
     long_side: int = 2048
     antialias: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) -> the size (h, w) at which the image is scored."""
         return scaled_size(height, width, self.short_side, self.long_side) if self.short_side else (height, width)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
-        return resize(image, self.size(*image.shape[:2]), self.antialias)
+    def __call__(self, image: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8, or a list of these for several scales."""
+        height, width = self.size(*image.shape[:2])
+        sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
+        images = [resize(image, size, self.antialias) for size in sizes]
+        return images if len(images) > 1 else images[0]
 
 
 def to_tensor(image: np.ndarray):

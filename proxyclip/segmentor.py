@@ -7,6 +7,7 @@ per class, H × W the image.
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,9 @@ COPIES_AHEAD = 2  # label maps that are copied to the host while an accelerator 
 class Sample(NamedTuple):
     """An image on its way through a model.
 
-    image: from `Segmentor.prepare` or `Segmentor.pin`. size: height and width of the label map. name: by which a
-    refinement finds its masks. item: anything that belongs to the image; it comes out with the label map.
+    image: from `Segmentor.prepare` or `Segmentor.pin`, a list for several scales. size: height and width of the label
+    map. name: by which a refinement finds its masks. item: anything that belongs to the image; it comes out with the
+    label map.
     """
 
     image: Tensor
@@ -51,15 +53,18 @@ class Segmentor(nn.Module):
 
     method: the name as printed in papers, for records and tables. queries: "names" for models that use the class names
     of a benchmark instead of its prompts ("boat", not "ship"): see `Vocabulary.name_queries`. antialias, long_side: how
-    images are resized, see `Resize`. window_size: height and width that the scores of a window are upsampled to
-    first, if not its own; it matters where the label rule applies a sigmoid there. refinement: of the score maps at the
-    size of the image, or None; see `proxyclip.refine`.
+    images are resized, see `Resize`. scales, flip: test-time augmentation: the scores of the image at several multiples
+    of its size, and of their mirror images, are averaged. window_size: height and width that the scores of a window are
+    upsampled to first, if not its own; it matters where the label rule applies a sigmoid there. refinement: of the
+    score maps at the size of the image, or None; see `proxyclip.refine`.
     """
 
     method: str
     queries: str = "words"
     antialias: bool = False
     long_side: int = 2048
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
     window_size: tuple[int, int] | None = None
 
     def __init__(
@@ -108,12 +113,15 @@ class Segmentor(nn.Module):
             "multiple": self.windows.multiple,
             **self.label_rule.settings(),
             **({"antialias": True} if self.antialias else {}),
-            **self.refinement_settings(),
+            **self.added_settings(),
         }
 
-    def refinement_settings(self) -> dict:
-        """The part of `settings` about the refinement."""
-        return {} if self.refinement is None else {"refine": self.refinement.settings()}
+    def added_settings(self) -> dict:
+        """The part of `settings` about what may be added to any method: augmentation and refinement."""
+        added = {"flip": True} if self.flip else {}
+        if self.scales != (1.0,):
+            added["scales"] = list(self.scales)
+        return added if self.refinement is None else added | {"refine": self.refinement.settings()}
 
     # Segmenting
 
@@ -235,14 +243,35 @@ class Segmentor(nn.Module):
         Windows of several images share batches, unless a method looks at whole images.
         """
         text = self.encode_classes(vocabulary)  # (Q, E) or (Q, P, E)
-        images = ((sample, self.upload(sample.image)) for sample in samples)
         if type(self).image_scores is Segmentor.image_scores:
-            yield from self._score_windows(images, text, batch_windows)
-            return
-        for sample, image in images:
+            scored = self._score_windows(self.views_of(samples), text, batch_windows)
+        else:
+            scored = self._score_whole_images(self.views_of(samples), text, batch_windows)
+        count, images, views = len(self.scales) * (1 + self.flip), [], []
+        for (sample, flipped), image, scores in scored:
+            images.append(image)
+            views += [replace(view, weight=view.weight / count, flipped=flipped) for view in scores.views]
+            if len(images) == count:
+                yield sample, images[0], WindowScores(tuple(views))
+                images, views = [], []
+
+    def views_of(self, samples: Iterable[Sample]) -> Iterator[tuple[tuple[Sample, bool], Tensor]]:
+        """The images (3, h, w) that are scored for each sample: one for each scale, and its mirror image with `flip`.
+
+        Each comes with its sample, and with whether it is the mirror image."""
+        for sample in samples:
+            for pinned in sample.image if isinstance(sample.image, (list, tuple)) else [sample.image]:
+                image = self.upload(pinned)
+                yield (sample, False), image
+                if self.flip:
+                    yield (sample, True), image.flip(2)
+
+    def _score_whole_images(self, images, text: Tensor, batch_windows: int | None):
+        """As `_score_windows`, for a method whose windows depend on the whole image."""
+        for item, image in images:
             with exact_float32(self.device):
                 scores = self.image_scores(image, text, batch_windows)
-            yield sample, image, scores
+            yield item, image, scores
 
     def decide(
         self,
@@ -280,15 +309,19 @@ class Segmentor(nn.Module):
 
     # From an image to the device, and windows in batches
 
-    def prepare(self, image: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 -> the resized image (3, h, w) in [0, 1] on the model's device."""
-        return self.upload(self.pin(self.resize(image)))
+    def prepare(self, image: np.ndarray):
+        """(H, W, 3) uint8 -> the resized image (3, h, w) in [0, 1] on the model's device; a list for several scales."""
+        pinned = self.pin(self.resize(image))
+        return [self.upload(one) for one in pinned] if isinstance(pinned, list) else self.upload(pinned)
 
-    def pin(self, image: np.ndarray) -> Tensor:
+    def pin(self, image):
         """A resized image (h, w, 3) uint8, ready for `upload`: the part of `prepare` that any thread may do ahead.
 
-        On a CPU, (3, h, w) in [0, 1]; for CUDA (h, w, 3) uint8 in pinned memory, which the device reads by itself.
+        On a CPU, (3, h, w) in [0, 1]; for CUDA (h, w, 3) uint8 in pinned memory, which the device reads by itself. A
+        list for a list of images.
         """
+        if isinstance(image, list):
+            return [self.pin(one) for one in image]
         if self.device.type == "cpu":
             return to_tensor(image)
         pixels = torch.from_numpy(np.ascontiguousarray(image))  # (h, w, 3)
@@ -302,7 +335,7 @@ class Segmentor(nn.Module):
     @property
     def resize(self) -> Resize:
         """(H, W, 3) uint8 -> the resized image (h, w, 3) uint8, in any process."""
-        return Resize(self.short_side, self.long_side, self.antialias)
+        return Resize(self.short_side, self.long_side, self.antialias, self.scales)
 
     @property
     def device(self) -> torch.device:
@@ -342,6 +375,12 @@ class Segmentor(nn.Module):
 def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The numbers as a tensor that is copied to an accelerator once."""
     return torch.tensor(values, dtype=dtype, device=device)
+
+
+def check_scales(scales: tuple[float, ...]) -> None:
+    """InputError unless these can be the scales of a test-time augmentation."""
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales) or len(set(scales)) < len(scales):
+        raise InputError(f"scales are {scales}; choose different numbers from 0.1 to 10, as in 0.75,1,1.25")
 
 
 def with_names(images, names) -> Iterator[tuple]:

@@ -169,7 +169,7 @@ class View:
     scores: (R, Q, C), the windows side by side. windows: the `SlidingWindows` they were cut with. size: height and
     width of the view in pixels when it was cut. weight: of this view among all. window_size: height and width that a
     window's scores are upsampled to; None: those of the padded window. It matters where a sigmoid is applied to the
-    upsampled window.
+    upsampled window. flipped: whether the view is of the image's mirror image.
     """
 
     scores: Tensor
@@ -177,6 +177,7 @@ class View:
     size: tuple[int, int]
     weight: float = 1.0
     window_size: tuple[int, int] | None = None
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ def stitching_bands(view: View, axis: int, out: int, rows: int, sigmoid: bool) -
         out=out,
         rows=rows,
         sigmoid=sigmoid,
+        flipped=view.flipped and axis == 1,
         device=view.scores.device,
     )
 
@@ -311,10 +313,14 @@ def make_bands(
     out: int,
     rows: int,
     sigmoid: bool,
+    flipped: bool,
     device: torch.device,
 ) -> tuple[Tensor, list[Band]]:
-    """See `stitching_bands`; length: pixels of the axis when it was cut; grid: scores of all its windows."""
+    """See `stitching_bands`; length: pixels of the axis when it was cut; grid: scores of all its windows; flipped:
+    whether the last of the `out` pixels comes first."""
     upsample, to_image = axis_matrices(windows, length=length, grid=grid, window=window, out=out, sigmoid=sigmoid)
+    if flipped:
+        to_image = SparseRows(to_image.columns.flip(0), to_image.values.flip(0))
     order = score_centres(windows, length, grid).argsort(stable=True)  # (grid,)
     rank = order.argsort()  # (grid,)
     upsample = SparseRows(rank[upsample.columns], upsample.values)

@@ -46,7 +46,7 @@ def test_averages_and_single_prompts_do_not_take_each_other_s_place():
 
 
 BANDS = {"windows": SlidingWindows(32, 16, 8), "length": 80, "grid": 16, "window": 24, "out": 70, "rows": 16}
-BANDS |= {"sigmoid": True, "device": torch.device("cpu")}
+BANDS |= {"sigmoid": True, "flipped": False, "device": torch.device("cpu")}
 MATRIX = {"length": 7, "out": 5, "offset": None, "antialias": False, "device": torch.device("cpu")}
 
 
@@ -65,6 +65,7 @@ def plain(made) -> list:
     (make_bands, BANDS, "out", 60),
     (make_bands, BANDS, "rows", 8),
     (make_bands, BANDS, "sigmoid", False),
+    (make_bands, BANDS, "flipped", True),
     (make_bands, BANDS, "device", torch.device("meta")),
     (cached_sampling_matrix, MATRIX, "length", 9),
     (cached_sampling_matrix, MATRIX, "out", 6),

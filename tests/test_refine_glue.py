@@ -76,7 +76,7 @@ def test_the_guide_is_the_image_at_the_size_of_the_labels(folder):
     seen = []
     refine = model.refinement
     model.refinement = lambda maps, guide: seen.append(guide) or refine(maps, guide)
-    model.refinement_settings = dict
+    model.added_settings = dict
     image = np.zeros((45, 60, 3), np.uint8)
     image[:20, 30:] = (255, 128, 0)
     model.segment(image, NAMES, names="a/b")

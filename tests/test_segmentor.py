@@ -231,3 +231,37 @@ def test_a_label_map_is_yielded_once_it_has_arrived(monkeypatch):
         assert sample.item == number and (label_map.labels == number).all() and label_map.class_scores[1].all()
         assert label_map.labels.data_ptr() != maps[number].labels.data_ptr()  # not the pinned memory itself
     assert len(arrived) == 5
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "glaclip", "clip"])
+@pytest.mark.parametrize(("flip", "scales"), [(True, (1.0,)), (False, (0.75, 1.0, 1.5)), (True, (1.0, 0.5))])
+def test_augmentation_averages_score_maps(method, flip, scales):
+    """Each view alone, brought to the size of the image, flipped back and averaged."""
+    options = {"method": method, "device": "cpu", "crop": 60, "stride": 40, "short_side": 72}
+    model = proxyclip.load("mini", **options, flip=flip, scales=scales)
+    image, vocabulary = tiny_clip.photograph(71, 90), Vocabulary.parse(["sky", "tree", "road"])
+    plain, size = proxyclip.load("mini", **options), image.shape[:2]
+    raw = LabelRule(activation="none")
+    total = torch.zeros(3, *size)
+    for scale in scales:
+        height, width = plain.resize.size(*size)
+        scaled = to_tensor(resize(image, (round(height * scale), round(width * scale))))
+        for mirrored in (False, True) if flip else (False,):
+            view = Sample(scaled.flip(2) if mirrored else scaled, size)
+            ((_, label_map),) = plain.predict_each([view], vocabulary, raw, keep=range(3))
+            maps = torch.stack([label_map.class_scores[index] for index in range(3)])
+            total += maps.flip(2) if mirrored else maps
+    expected = total / (len(scales) * (1 + flip))
+    sample = Sample(model.pin(model.resize(image)), size)
+    for _, label_map in model.predict_each([sample, sample], vocabulary, raw, keep=range(3)):
+        found = torch.stack([label_map.class_scores[index] for index in range(3)])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    settings = model.settings()
+    assert settings.get("flip", False) is flip and settings.get("scales", [1.0]) == list(scales)
+    assert "flip" not in plain.settings() and "scales" not in plain.settings()
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, 1.0), (20.0,)])
+def test_scales_that_cannot_be(scales):
+    with pytest.raises(InputError, match="scales are .*; choose different numbers"):
+        proxyclip.load("mini", device="cpu", scales=scales)

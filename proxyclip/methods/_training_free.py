@@ -11,7 +11,7 @@ from proxyclip.backbones.layers import cpu_settings
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.labels import LabelRule
-from proxyclip.segmentor import Segmentor
+from proxyclip.segmentor import Segmentor, check_scales
 from proxyclip.text import check_templates, default_templates, encode_names
 from proxyclip.vocabulary import Vocabulary
 from proxyclip.windows import SlidingWindows
@@ -25,9 +25,9 @@ class Options:
     stride: side and stride of the windows; crop 0: the whole image as one window. multiple: windows are padded to a
     multiple of it (0: to whole patches of CLIP; 1: not padded, and what is beyond the last whole patch is not seen).
     two_steps: with crop 0, whether scores are resized to the image as scored before they are resized to the image as
-    given. logit_scale: factor applied to the cosine similarity before the softmax. area: classes other than the first
-    with at most this share of their pixels get none (0: no such rule; see `LabelRule`). templates: prompts with a {}
-    for the name; None: CLIP's 80.
+    given. flip, scales: test-time augmentation, see `Segmentor`. logit_scale: factor applied to the cosine similarity
+    before the softmax. area: classes other than the first with at most this share of their pixels get none (0: no such
+    rule; see `LabelRule`). templates: prompts with a {} for the name; None: CLIP's 80.
     """
 
     short_side: int = 336
@@ -38,6 +38,8 @@ class Options:
     logit_scale: float = 40.0
     area: float = 0.0
     templates: tuple[str, ...] | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
         SlidingWindows(self.crop, self.stride, self.multiple or 1)
@@ -45,6 +47,7 @@ class Options:
             raise InputError(f"short_side is {self.short_side}; choose a length in pixels, or 0 to keep images' sizes")
         if self.two_steps and self.crop:
             raise InputError(f"two_steps is about whole images: choose crop 0 instead of {self.crop} as well")
+        check_scales(self.scales)
         LabelRule(area=self.area)
         if not self.logit_scale > 0:
             raise InputError(f"logit_scale is {self.logit_scale}; it must be positive")
@@ -85,6 +88,7 @@ class TrainingFree(Segmentor):
             known_words=known_words,
         )
         self.clip, self.vfm, self.options = clip, vfm, options
+        self.flip, self.scales = options.flip, options.scales
         self.templates = options.templates or default_templates()
         self.openvino = None  # or the `OpenVINOTowers` that compute both
 
@@ -127,13 +131,13 @@ class TrainingFree(Segmentor):
             "clip": self.clip.name,
             "clip_activation": self.clip.activation,
             "vfm": self.vfm.name if self.vfm is not None else None,
-            **asdict(self.options),
+            **{name: value for name, value in asdict(self.options).items() if name not in ("flip", "scales")},
             "templates": len(self.templates),
             "precision": str(self.clip.dtype).removeprefix("torch."),
             **cpu_settings(self.device),
             "tf32": False,  # whatever the caller has set: see exact_float32
             **({"backend": self.openvino.settings()} if self.openvino is not None else {}),
-            **self.refinement_settings(),
+            **self.added_settings(),
         }
 
 
