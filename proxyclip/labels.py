@@ -11,6 +11,7 @@ map, h × w the pixels of a tile.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,22 +30,27 @@ class LabelRule:
 
     scale: factor applied to the scores first (logit scale). window_sigmoid: whether a sigmoid is applied to each window
     at its own resolution, before windows are averaged. subtract: pairs of class name and value, subtracted from the
-    scores of the class after that. activation: "softmax" over all queries, or "none". threshold: pixels whose winning
-    score (a probability after a softmax) is below it get label 0. area: before that, classes get no pixel if their
-    share of all pixels with labels other than 0 is at most this; those pixels get the next best class (0: no such
-    rule; SCLIP, arXiv:2312.01597, in its published code).
+    scores of the class after that. activation: "softmax" over all queries, or "none". synonyms: what a class with
+    several names gets after a softmax: the "best" of their probabilities, as published benchmarks do, or their "sum",
+    so that a synonym never lowers a class. threshold: pixels whose winning score (a probability after a softmax) is
+    below it get label 0. area: before that, classes get no pixel if their share of all pixels with labels other than 0
+    is at most this; those pixels get the next best class (0: no such rule; SCLIP, arXiv:2312.01597, in its published
+    code).
     """
 
     scale: float = 1.0
     window_sigmoid: bool = False
     subtract: tuple[tuple[str, float], ...] = ()
     activation: Literal["softmax", "none"] = "softmax"
+    synonyms: Literal["best", "sum"] = "best"
     threshold: float = 0.0
     area: float = 0.0
 
     def __post_init__(self):
         if self.activation not in ("softmax", "none"):
             raise InputError(f'activation is {self.activation!r}; choose "softmax" or "none"')
+        if self.synonyms not in ("best", "sum"):
+            raise InputError(f'synonyms is {self.synonyms!r}; choose "sum" or "best"')
         if not 0 <= self.area < 1:
             raise InputError(f"area is {self.area!r}; choose a share of pixels, at least 0 and below 1")
 
@@ -93,6 +99,7 @@ def decide_labels(
     rule: LabelRule,
     class_of_query: Tensor,
     *,
+    names_per_class: tuple[int, ...] | None = None,
     subtract: Tensor | None = None,
     keep: Iterable[int] = (),
     confidence: bool = True,
@@ -102,14 +109,18 @@ def decide_labels(
 ) -> LabelMap:
     """The label map of one image at `size` (H, W), independent of the size that was cut.
 
-    class_of_query: (Q,) integers, in the type that labels get; a class with several queries gets the score of the best
-    one. subtract: (Q,), subtracted from the scores of each query. keep: classes whose score maps are returned.
-    confidence: whether the winning scores are returned; without them, and without a threshold, there is no softmax to
-    compute. refine: a refinement from the maps of the model to those that labels are decided by, see
-    `proxyclip.refine`; it sees them before the scale is applied, or after the sigmoid of the windows. tile, block: how
-    much is computed at a time, see `Tile` and MAPS_BLOCK (default: what suits the device).
+    class_of_query: (Q,) integers, in the type that labels get. names_per_class: how many of the queries, class by
+    class, belong to each class; needed where the rule sums their probabilities. subtract: (Q,), subtracted from the
+    scores of each query. keep: classes whose score maps are returned. confidence: whether the winning scores are
+    returned; without them, and without a threshold, there is no softmax to compute. refine: a refinement from the maps
+    of the model to those that labels are decided by, see `proxyclip.refine`; it sees them before the scale is applied,
+    or after the sigmoid of the windows. tile, block: how much is computed at a time, see `Tile` and MAPS_BLOCK
+    (default: what suits the device).
     """
     decision = Decision(rule, class_of_query, subtract, tuple(keep), confidence)
+    if rule.synonyms == "sum" and rule.activation == "softmax" and max(names_per_class) > 1:
+        class_of_query = torch.arange(len(names_per_class), dtype=class_of_query.dtype, device=class_of_query.device)
+        decision = replace(decision, class_of_query=class_of_query, names_per_class=names_per_class)
     if refine is None:
 
         def decide(decision: Decision) -> LabelMap:
@@ -143,7 +154,8 @@ def small_classes(labels: Tensor, area: float, class_of_query: Tensor) -> Tensor
 class Decision:
     """How the scores of all queries become those of a pixel; see `decide_labels`.
 
-    excluded: (Q,) bool, queries that count in the softmax but cannot win.
+    excluded: (Q,) bool, queries that count in the softmax but cannot win. names_per_class: of the classes whose names
+    are summed; then classes take the place of queries in class_of_query and excluded.
     """
 
     rule: LabelRule
@@ -152,6 +164,7 @@ class Decision:
     keep: tuple[int, ...] = ()
     confidence: bool = True
     excluded: Tensor | None = None
+    names_per_class: tuple[int, ...] | None = None
 
     @property
     def scored(self) -> bool:
@@ -180,6 +193,8 @@ class RunningBest:
         decision = self.decision
         if decision.subtract is not None:
             scores -= decision.subtract[queries, None]
+        if decision.names_per_class is not None:
+            scores, queries = sum_names(scores, queries, decision.names_per_class)  # (h, k, w) of k classes
         best, query = best_query(scores)  # (h, w)
         top, allowed = best, scores
         if decision.excluded is not None:
@@ -207,6 +222,15 @@ class RunningBest:
         confidence = self.result(self.best) if self.decision.scored else None
         classes = {index: self.result(score) for index, score in self.classes.items()}
         return LabelMap(self.decision.class_of_query[self.query], confidence, classes)
+
+
+def sum_names(scores: Tensor, queries: slice, names_per_class: tuple[int, ...]) -> tuple[Tensor, slice]:
+    """Scores (h, q, w) of some whole classes' names -> (h, k, w), and these classes: the softmax of the result is the
+    sum of the names' probabilities."""
+    ends = [*accumulate(names_per_class, initial=0)]
+    classes = slice(ends.index(queries.start), ends.index(queries.stop))
+    of_classes = scores.split(names_per_class[classes], dim=1)
+    return torch.stack([part.logsumexp(1) if part.shape[1] > 1 else part[:, 0] for part in of_classes], 1), classes
 
 
 def best_of_class(scores: Tensor, members: Tensor) -> Tensor:
@@ -267,7 +291,9 @@ def decide_by_tiles(
     confidence = torch.empty(size, device=device) if decision.scored else None
     whole = LabelMap(labels, confidence, {index: torch.empty(size, device=device) for index in decision.keep})
     running: dict[int, RunningBest] = {}  # tiles of which some queries are missing, by their first row
-    for region, chosen, part in score_tiles(scores, size, decision.rule, tile=tile):  # (tile_h, q, tile_w)
+    # A block of queries would cut classes in two.
+    whole_classes = decision.names_per_class is not None
+    for region, chosen, part in score_tiles(scores, size, decision.rule, tile, whole_classes):  # (tile_h, q, tile_w)
         best = running.setdefault(region[0].start, RunningBest(decision))
         best.update(part, chosen)
         if chosen.stop == queries:
@@ -281,19 +307,26 @@ def decide_by_tiles(
 
 
 def score_tiles(
-    scores: WindowScores, size: tuple[int, int], rule: LabelRule, tile: tuple[int, ...] | None = None
+    scores: WindowScores,
+    size: tuple[int, int],
+    rule: LabelRule,
+    tile: tuple[int, ...] | None = None,
+    all_queries: bool = False,
 ) -> Iterator[tuple[tuple[slice, slice], slice, Tensor]]:
     """The tiles of the scores at `size` (H, W): rows and columns of each, its queries, and its scores
     (tile_h, q, tile_w), after the rule's scale and sigmoid.
 
     The blocks of queries of a tile come in order. tile: the numbers of a `Tile` (default: what fits into a processor's
-    cache or suits an accelerator).
+    cache or suits an accelerator). all_queries: whether they are one block.
     """
     views, sigmoid = scores.views, rule.window_sigmoid
     queries, on_cpu = views[0].scores.shape[1], views[0].scores.device.type == "cpu"
     tile = Tile(*tile) if tile else CPU_TILE if on_cpu else ACCELERATOR_TILE
     # With a sigmoid, windows overlap: a tile is computed from several times as many pixels of windows.
-    elements, together = tile.scores // 2 if sigmoid else tile.scores, min(queries, tile.queries)
+    elements, together = (
+        tile.scores // 2 if sigmoid else tile.scores,
+        queries if all_queries else min(queries, tile.queries),
+    )
     tile_rows = max(1, elements // (together * tile.columns))
     down = [stitching_bands(view, 0, out=size[0], rows=tile_rows, sigmoid=sigmoid) for view in views]
     across = [stitching_bands(view, 1, out=size[1], rows=tile.columns, sigmoid=sigmoid) for view in views]
@@ -362,10 +395,14 @@ def decide_by_maps(
     maps: Callable[[slice], Tensor], size: tuple[int, int], decision: Decision, block: int = MAPS_BLOCK
 ) -> LabelMap:
     """As `decide_by_tiles`, from the refined maps of some queries at a time."""
-    queries, scale = len(decision.class_of_query), 1.0 if decision.rule.window_sigmoid else decision.rule.scale
+    scale = 1.0 if decision.rule.window_sigmoid else decision.rule.scale
     per_block = max(1, block // (size[0] * size[1]))
-    best = RunningBest(decision)
-    for first in range(0, queries, per_block):
-        chosen = slice(first, min(first + per_block, queries))
-        best.update((maps(chosen) * scale).transpose(0, 1), chosen)  # (H, q, W)
+    # Blocks of whole classes where names are summed, of single queries otherwise.
+    ends = [*accumulate(decision.names_per_class or [1] * len(decision.class_of_query))]
+    best, start = RunningBest(decision), 0
+    for end, following in zip(ends, [*ends[1:], math.inf], strict=True):
+        if following - start > per_block:
+            chosen = slice(start, end)
+            best.update((maps(chosen) * scale).transpose(0, 1), chosen)  # (H, q, W)
+            start = end
     return best.label_map()

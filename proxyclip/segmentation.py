@@ -19,11 +19,11 @@ from proxyclip.vocabulary import split_names
 class Segmentation:
     """The result for one image of H x W pixels.
 
-    labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. The label of a pixel is the class of its
-    most similar single name, or 0 if the confidence is below the threshold.
+    labels: (H, W) uint8, or int32 above 256 classes: indices into `classes`. The label of a pixel is the class with
+    the highest score, or 0 if that is below the threshold.
     confidence: (H, W) float32: the winning score, which is compared with the threshold. For training-free methods, this
-    is the probability of the winning class's best name in the softmax over all names, 0 to 1. Other names of the same
-    class take their share of the probability, and it is not calibrated.
+    is the probability of the winning class in the softmax over all names, the sum over its names (with synonyms="best"
+    that of its best name), 0 to 1. It is not calibrated.
     classes: the names as given, "car; truck" for a class with two.
     image: (H, W, 3) uint8 RGB, the image that was segmented.
     settings: the settings of the model.

@@ -5,7 +5,7 @@ per class, H × W the image.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -131,6 +131,7 @@ class Segmentor(nn.Module):
         classes,
         *,
         threshold: float | None = None,
+        synonyms: str = "sum",
         batch_windows: int | None = None,
         probabilities=(),
         max_pixels: int = MAX_PIXELS,
@@ -141,11 +142,13 @@ class Segmentor(nn.Module):
 
         images: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these. classes: names; one class may have
         several, "car; truck". threshold: pixels with a winning score below it get label 0 (default: that of the label
-        rule). batch_windows: windows per batch (default: depends on their size and the device). probabilities: classes
-        whose probability maps the result contains. background: "threshold" or "vocabulary" puts a class for everything
-        else before the others: see `proxyclip.vocabulary.with_background`. names: of the images, by which masks in a
-        folder are found (default: those of the files, without their endings). Returns a Segmentation, or a list of
-        them. Raises InputError or NotFound for invalid input.
+        rule). synonyms: a class with several names gets the "sum" of their probabilities, or the "best" of them as in
+        published benchmarks; it matters after a softmax only. batch_windows: windows per batch (default: depends on
+        their size and the device). probabilities: classes whose probability maps the result contains. background:
+        "threshold" or "vocabulary" puts a class for everything else before the others: see
+        `proxyclip.vocabulary.with_background`. names: of the images, by which masks in a folder are found (default:
+        those of the files, without their endings). Returns a Segmentation, or a list of them. Raises InputError or
+        NotFound for invalid input.
         """
         several = isinstance(images, (list, tuple))
         if names is not None:
@@ -156,6 +159,7 @@ class Segmentor(nn.Module):
             images if several else [images],
             classes,
             threshold=threshold,
+            synonyms=synonyms,
             batch_windows=batch_windows,
             probabilities=probabilities,
             max_pixels=max_pixels,
@@ -171,6 +175,7 @@ class Segmentor(nn.Module):
         classes,
         *,
         threshold: float | None = None,
+        synonyms: str = "sum",
         batch_windows: int | None = None,
         probabilities=(),
         max_pixels: int = MAX_PIXELS,
@@ -184,9 +189,9 @@ class Segmentor(nn.Module):
         if background != "none":
             vocabulary, threshold = with_background(vocabulary, background, threshold)
         keep = [vocabulary.index(name) for name in list_of_names(probabilities, "probabilities")]
-        rule = self.label_rule.with_threshold(threshold)
+        rule = replace(self.label_rule.with_threshold(threshold), synonyms=synonyms)
         warn_unknown(vocabulary, self.known_words)
-        settings = self.settings() | {"threshold": rule.threshold}
+        settings = self.settings() | {"threshold": rule.threshold, "synonyms": synonyms}
 
         def samples() -> Iterator[Sample]:
             for source, name in with_names(images, names):
@@ -295,6 +300,7 @@ class Segmentor(nn.Module):
                 sample.size,
                 rule,
                 constant(tuple(classes), index_type, self.device),  # (Q,)
+                names_per_class=tuple(Counter(classes).values()),
                 subtract=subtract and constant(subtract, torch.float32, self.device),  # (Q,)
                 keep=keep,
                 confidence=confidence,

@@ -329,3 +329,30 @@ def test_memory_behind_a_sigmoid_is_bounded():
     before = getrusage(RUSAGE_SELF).ru_maxrss
     decide_labels(found, (700, 900), rule, torch.arange(600))
     assert getrusage(RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+@pytest.mark.parametrize("block", [10**9, 2 * 23 * 31, 1])
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("area", [0.0, 0.25])
+def test_summed_names(block, refined, area):
+    """Probabilities of a class's names are added up; labels are the classes with the highest sums."""
+    names, rule = (1, 3, 2, 1), LabelRule(scale=3.0, synonyms="sum", threshold=0.35, area=area)
+    scores, owners = 60 * blobs(7, 23, 31, 1), torch.tensor([0, 1, 1, 1, 2, 2, 3])
+    probabilities = (scores * 3).softmax(0)  # (Q, H, W)
+    sums = torch.stack([probabilities[owners == index].sum(0) for index in range(4)])  # (K, H, W)
+    confidence, labels = sums.max(0)
+    if area:
+        pixels = labels.flatten().bincount(minlength=4)
+        small = pixels <= area * pixels[1:].sum()
+        assert small[1:].any()
+        confidence, labels = sums.masked_fill((small & (torch.arange(4) > 0))[:, None, None], -1).max(0)
+    labels = labels.masked_fill(confidence < 0.35, 0)
+    found = decide_labels(
+        one_window(scores), (23, 31), rule, owners, names_per_class=names, keep=range(4),
+        refine=(lambda maps: maps) if refined else None, block=block, tile=(block, 13, 3),
+    )  # fmt: skip
+    assert torch.equal(found.labels, labels) and len(labels.unique()) >= 3
+    torch.testing.assert_close(found.confidence, confidence, atol=1e-5, rtol=0)
+    if not area:
+        kept = torch.stack([found.class_scores[index] for index in range(4)])
+        torch.testing.assert_close(kept, sums, atol=1e-5, rtol=0)

@@ -12,6 +12,7 @@ import tiny_clip
 
 import proxyclip
 from datasets import scenes
+from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.loading import MINI, find_preset
 from proxyclip.methods.proxyclip import Options
@@ -89,3 +90,24 @@ def test_files_are_small_and_hold_tensors_only():
     files = [file for file in Path(MINI).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 8e6
     assert {file.suffix for file in files} == {".json", ".safetensors", ".gz", ".md"}
+
+
+def test_a_synonym_never_lowers_a_class():
+    """With the best name alone, "sea; ocean; water" loses all pixels to a threshold of 0.4."""
+    model = proxyclip.load("mini", device="cpu")
+    image = next(
+        image
+        for image, label in map(scenes.draw, range(100, 400))
+        if (label == scenes.CLASSES.index("sea")).mean() > 0.3
+    )
+    one = model.segment(image, ["sea", "sky", "sand"], probabilities=["sea"])
+    several = "sea; ocean; water"
+    more = model.segment(image, [several, "sky", "sand"], probabilities=[several, "sky", "sand"], threshold=0.4)
+    assert one.areas()["sea"] > 0.3 and more.areas()[several] > 0.9 * one.areas()["sea"]
+    assert more.probabilities[several].mean() >= one.probabilities["sea"].mean() - 0.01
+    np.testing.assert_allclose(sum(more.probabilities.values()), 1, atol=1e-5)
+    assert more.settings["synonyms"] == "sum"
+    best = model.segment(image, [several, "sky", "sand"], synonyms="best")
+    assert best.settings["synonyms"] == "best" and best.confidence.mean() < more.confidence.mean()
+    with pytest.raises(InputError, match="synonyms is 'all'"):
+        model.segment(image, ["sea"], synonyms="all")

@@ -90,7 +90,7 @@ def assert_same(result, labels, probabilities, threshold=0.0):
 
 def compare(model, size, margins, classes=CLASSES, threshold=0.0, seed=0, least_classes=2):
     photograph, labels, probabilities = calm(model, size, classes, margins, threshold, seed)
-    result = model.segment(photograph, classes, threshold=threshold, probabilities=classes)
+    result = model.segment(photograph, classes, synonyms="best", threshold=threshold, probabilities=classes)
     assert_same(result, labels, probabilities, threshold)
     assert len(labels.unique()) >= least_classes  # otherwise the labels would be no test
     return result
@@ -129,7 +129,9 @@ def test_methods(parts, margins, method, crop):
 def test_the_three_methods_differ(parts):
     photograph = tiny_clip.photograph(61, 83)
     maps = [
-        tiny_clip.model(**sizes(40, 24), method=method, **parts).segment(photograph, CLASSES).confidence
+        tiny_clip.model(**sizes(40, 24), method=method, **parts)
+        .segment(photograph, CLASSES, synonyms="best")
+        .confidence
         for method in ("proxyclip", "maskclip", "clip")
     ]
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -192,11 +194,14 @@ def test_names_of_a_class_need_not_be_neighbours(parts, margins):
 
 def test_threshold(parts, margins):
     model = tiny_clip.model(**sizes(56, 24), **parts)
-    confidence = model.segment(tiny_clip.photograph(61, 83), CLASSES).confidence
+    confidence = model.segment(tiny_clip.photograph(61, 83), CLASSES, synonyms="best").confidence
     threshold = float(np.quantile(confidence, 0.4))
     photograph, labels, probabilities = calm(model, (61, 83), CLASSES, margins, threshold)
     assert_same(
-        model.segment(photograph, CLASSES, threshold=threshold, probabilities=CLASSES), labels, probabilities, threshold
+        model.segment(photograph, CLASSES, synonyms="best", threshold=threshold, probabilities=CLASSES),
+        labels,
+        probabilities,
+        threshold,
     )
     below = probabilities.amax(0) < threshold
     assert 0.05 < below.float().mean() < 0.95
@@ -224,13 +229,17 @@ def batch(parts):
         margins = watch_margins(patch)
         model = tiny_clip.model(**sizes(48, 24, 8), **parts)
         photographs = [calm(model, size, CLASSES, margins, seed=3 * i)[0] for i, size in enumerate(SIZES)]
-    return model, photographs, [model.segment(photograph, CLASSES, probabilities=CLASSES) for photograph in photographs]
+    return (
+        model,
+        photographs,
+        [model.segment(photograph, CLASSES, synonyms="best", probabilities=CLASSES) for photograph in photographs],
+    )
 
 
 @pytest.mark.parametrize("batch_windows", [1, 3, 16, 1000])
 def test_batches_of_different_sizes(batch, batch_windows):
     model, photographs, alone = batch
-    together = model.segment(photographs, CLASSES, batch_windows=batch_windows, probabilities=CLASSES)
+    together = model.segment(photographs, CLASSES, synonyms="best", batch_windows=batch_windows, probabilities=CLASSES)
     assert len(together) == len(photographs)
     for result, single, photograph in zip(together, alone, photographs, strict=True):
         assert np.array_equal(result.image, photograph)

@@ -38,7 +38,8 @@ def curves(model, samples: Iterable, vocabulary, scales: tuple[float, ...] = ())
     """
     if scales and model.label_rule.activation != "softmax":
         raise InputError(f"{model.method} has no logit scale: its scores are compared with the threshold as they are")
-    rules = [replace(model.label_rule, threshold=0.0, scale=scale) for scale in scales or (model.label_rule.scale,)]
+    rule = replace(model.label_rule, threshold=0.0, synonyms="sum")  # as `segment` decides
+    rules = [replace(rule, scale=scale) for scale in scales or (rule.scale,)]
     counts = [ThresholdCounts(len(vocabulary.classes)) for _ in rules]
     stream = (
         Sample(model.pin(model.resize(image)), image.shape[:2], stem, ground_truth)
