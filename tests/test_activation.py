@@ -63,7 +63,7 @@ def test_a_named_training_or_an_architecture_of_one_kind_needs_no_warning(file, 
 def test_an_unnamed_training_is_assumed_aloud(file, colon):
     sentence = (
         f"{file} does not say which activation it was trained with: assuming QuickGELU, as in Tiny-8:openai. .*"
-        "--clip Tiny-8:openai --checkpoint-clip FILE for QuickGELU, --clip Tiny-8:laion2b_s1 --checkpoint-clip FILE "
+        "clip=Tiny-8:openai with checkpoint_clip=FILE for QuickGELU, clip=Tiny-8:laion2b_s1 with checkpoint_clip=FILE "
         "for GELU"
     )
     with pytest.warns(UserWarning, match=sentence):

@@ -226,7 +226,7 @@ def warn_of_assumption(name: str, tag: str, file: str | Path) -> None:
     activation, alternative = ("QuickGELU", "GELU") if assumed else ("GELU", "QuickGELU")
     warnings.warn(
         f"{file} does not say which activation it was trained with: assuming {activation}, as in {name}:{tag}. "
-        f"To choose, name the weights as well: --clip {name}:{tag} --checkpoint-clip FILE for {activation}, "
-        f"--clip {name}:{other} --checkpoint-clip FILE for {alternative}",
+        f"To choose, name the weights as well: clip={name}:{tag} with checkpoint_clip=FILE for {activation}, "
+        f"clip={name}:{other} with checkpoint_clip=FILE for {alternative}",
         stacklevel=4,
     )

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import pickle
+import re
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,25 +14,63 @@ from torch import Tensor, nn
 
 from proxyclip.errors import InputError, NotFound
 
-WRAPPERS = ("state_dict", "model", "teacher")  # the keys under which published checkpoints hold their weights
+# The keys under which files hold their weights; of several in one file, the first.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "net", "ema", "state_dict_ema", "model_ema")
+NO_CHECKPOINTS = {  # how files begin that are often saved under a checkpoint's name -> what they are, and what to do
+    b"<!doctype": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"<?xml": "a web page: download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` where it comes from",
+}
+LAYOUTS = {  # names in layouts that are not read -> what they are, and what to do
+    r"^(vision_model|text_model)\.": "CLIP as transformers stores it: use open_clip's file of it, or OpenAI's",
+    r"^([a-z_0-9]+\.)?(embeddings\.|encoder\.layers?\.\d|layer\.\d)|^vision_encoder\.": (
+        "a model as transformers stores it: put it into a folder with its config.json, and name that as hf:FOLDER"
+    ),
+    r"^(storage_tokens|rope_embed\.periods)$": (
+        "DINOv3 as Meta stores it: use timm's file of it, or transformers' as hf:FOLDER"
+    ),
+}
+BESIDE_WEIGHTS = (  # types of values that training frameworks store with the weights
+    *(f"numpy{part}.multiarray.{name}" for part in (".core", "._core") for name in ("scalar", "_reconstruct")),
+    *("numpy.ndarray", "numpy.dtype", "argparse.Namespace", "mmengine.logging.history_buffer.HistoryBuffer"),
+    *("builtins.getattr", "__builtin__.getattr"),  # how a HistoryBuffer names its functions
+    *(
+        f"pathlib{part}.{kind}Path"
+        for part in ("", "._local")
+        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
+    ),
+)
+
+
+class Unread:
+    """Stands for a value of BESIDE_WEIGHTS: none of them is needed, and none is made."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
 
 
 def read_checkpoint(path: str | Path, torchscript: bool = False) -> dict[str, Tensor]:
     """Name -> tensor of a `.safetensors` or PyTorch file, on the CPU.
 
-    Only tensors are read: a pickle that holds anything else is refused. `torchscript` also reads the TorchScript
-    archives in which OpenAI published CLIP; PyTorch builds those without Python's unpickler.
+    Only tensors are read. Of what else a pickle holds, values of BESIDE_WEIGHTS are passed over; with any other, it is
+    refused. `torchscript` also reads the TorchScript archives in which OpenAI published CLIP; PyTorch builds those
+    without Python's unpickler.
     """
     return unwrap(read_whole(path, torchscript), path)
 
 
 def read_whole(path: str | Path, torchscript: bool = False, place: str = "cpu"):
-    """Everything in a checkpoint, as stored: tensors and plain values. place: "meta" for shapes alone, quickly."""
+    """All that a checkpoint holds: tensors, plain values, `Unread`. place: "meta" for shapes alone, quickly."""
     path = Path(path)
     if os.path.isdir(path):
         raise InputError(f"checkpoint {path} is a folder: name one file in it")
     if not os.path.isfile(path):
         raise NotFound(f"checkpoint {path} does not exist")
+    check_beginning(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -39,7 +78,8 @@ def read_whole(path: str | Path, torchscript: bool = False, place: str = "cpu"):
             return load_file(path)
         if torchscript and is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        return torch.load(path, map_location=place, weights_only=True)
+        with torch.serialization.safe_globals([(Unread, name) for name in BESIDE_WEIGHTS]):
+            return torch.load(path, map_location=place, weights_only=True)
     except pickle.UnpicklingError as error:
         _, _, found = str(error).partition("Unsupported")
         kind = f" (unsupported{found.splitlines()[0]})" if found else ""
@@ -50,6 +90,18 @@ def read_whole(path: str | Path, torchscript: bool = False, place: str = "cpu"):
     except Exception as error:  # every reader has errors of its own for a damaged file
         problem = f"cannot be read ({type(error).__name__}): damaged, or not a checkpoint"
         raise InputError(f"checkpoint {path} {problem}") from error
+
+
+def check_beginning(path: Path) -> None:
+    """InputError for a file that shows at once that it is no checkpoint."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read ({error.strerror or error})") from None
+    for start, what in NO_CHECKPOINTS.items():
+        if beginning.startswith(start):
+            raise InputError(f"{path} is not a checkpoint: it is {what}")
 
 
 def is_torchscript(path: Path) -> bool:
@@ -63,13 +115,13 @@ def is_torchscript(path: Path) -> bool:
 
 
 def unwrap(state, path: Path) -> dict[str, Tensor]:
-    """The weights out of {'model': …} and the like, without the 'module.' of parallel training."""
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    """The weights out of {'model': …} and the like, without the marks of parallel training and of torch.compile."""
+    while isinstance(state, dict) and (inner := [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]):
+        state = inner[0]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"checkpoint {path} contains no named tensors")
-    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {re.sub(r"^(module\.)+", "", name.replace("_orig_mod.", "")): value for name, value in tensors.items()}
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str, keep: tuple[str, ...] = ()) -> None:
@@ -98,6 +150,11 @@ def fitting(module: nn.Module, state: dict[str, Tensor], source: str, keep: tupl
         if names
     ]
     if complaints:
+        layout = next(
+            (what for mark, what in LAYOUTS.items() if any(re.match(mark, name) for name in unexpected)), None
+        )
+        if layout:
+            raise InputError(f"{source} is {layout}")
         raise InputError(f"{source} does not match the model's architecture: {'; '.join(complaints)}")
     check_types(state, own, source)
     converted = {name: value.to(own[name].dtype) for name, value in state.items()}

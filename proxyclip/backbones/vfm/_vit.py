@@ -190,5 +190,7 @@ def read_folder(folder: Path) -> tuple[str, dict, dict]:
 
 
 def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without those of a classifier, which some files carry along."""
+    """The weights without those of a classifier, or of a head of their training, which some files carry along."""
+    if any(name.startswith("backbone.") for name in state):
+        return {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     return {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}

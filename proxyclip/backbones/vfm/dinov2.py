@@ -3,10 +3,14 @@
 With registers: Vision Transformers Need Registers (Darcet et al., 2023, arXiv:2309.16588).
 """
 
+import os
+from functools import partial
+
 from torch import Tensor
 
 from proxyclip.backbones.layers import resample
 from proxyclip.backbones.vfm._vit import Options, Variant, ViT, load_timm
+from proxyclip.errors import InputError
 
 VARIANTS = {
     "vits14": Variant("vit_small_patch14_dinov2.lvd142m", 22_056_192, "apache-2.0"),
@@ -30,6 +34,15 @@ class DINOv2(ViT):
         return resample(table, (h, w), antialias=True)
 
 
+def registers_of(variant: str, source: str | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`from_official`; InputError for a file of the other kind of model."""
+    registers = not state.keys().isdisjoint({"register_tokens", "reg_token"})
+    if "cls_token" in state and registers != variant.endswith("-reg"):
+        other = f"{variant}-reg" if registers else variant.removesuffix("-reg")
+        raise InputError(f"{source} has {'' if registers else 'no '}registers: load it as dinov2-{other}")
+    return from_official(state)
+
+
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm adds the class token's position to the token itself in models with registers; mask_token is for training."""
     state = {name: value for name, value in state.items() if name != "mask_token"}
@@ -43,4 +56,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load(variant: str, source: str | None, options: Options) -> DINOv2:
     """See proxyclip.backbones.vfm.load."""
-    return load_timm(DINOv2, VARIANTS[variant], source, from_official, options.layer)
+    renamed = from_official
+    if source is not None and not os.path.isdir(source):  # a folder says itself which kind of model it holds
+        renamed = partial(registers_of, variant, source)
+    return load_timm(DINOv2, VARIANTS[variant], source, renamed, options.layer)
