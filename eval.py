@@ -107,7 +107,7 @@ def overrides_of(options) -> Overrides:
         )
     import heads  # here: errors found above do not wait for torch
 
-    head = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).facts.head
+    head = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).metadata.head
     return read_overrides(config, options.settings, head, heads.find_head(head).Options)
 
 

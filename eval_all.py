@@ -104,8 +104,8 @@ def tasks_of(options) -> list[Task]:
         import heads  # here: it waits for torch
 
         stored = heads.open_checkpoint(path, **trained_as(options.train_config))
-        embedded = not options.configs and stored.facts.clip == recorded_name(find_preset(EMBEDDED_MODEL).clip)
-        tasks += [Task(path, stored.facts.head, config, stored) for config in ([scenes] if embedded else benchmarks)]
+        embedded = not options.configs and stored.metadata.clip == recorded_name(find_preset(EMBEDDED_MODEL).clip)
+        tasks += [Task(path, stored.metadata.head, config, stored) for config in ([scenes] if embedded else benchmarks)]
     for task in tasks:
         load_config(task.config)
     return tasks
@@ -175,7 +175,7 @@ def names_of(task: Task) -> dict:
     if task.stored:
         from heads import find_head
 
-        model, facts = find_head(task.method).Head.method, task.stored.facts
+        model, facts = find_head(task.method).Head.method, task.stored.metadata
         return {"model": model, "clip": facts.clip, "vfm": None, "trained": task.stored.trained}
     preset, method = find_preset(task.model), find_method(task.method)
     vfm = recorded_name(preset.vfm) if method.NEEDS_VFM else None

@@ -121,9 +121,9 @@ def check_workdir(options) -> None:
 def stop(options, error, ranks) -> None:
     """Ends a run whose numbers are not finite; this is no invalid input, so the exit code is 1."""
     if ranks.first:
-        from heads.checkpoint import LAST, read_checkpoint_facts
+        from heads.checkpoint import LAST, read_metadata
 
-        iteration = read_checkpoint_facts(options.workdir / LAST).training["iteration"]
+        iteration = read_metadata(options.workdir / LAST).training["iteration"]
         print(
             f"error: training stopped in {error}. {options.workdir / LAST} is that of iteration {iteration}: try a "
             "lower rate, clip_norm=1, or --precision fp32",

@@ -29,7 +29,7 @@ class Run:
     ranks: "proxyclip.evaluation.distributed.Ranks"  # noqa: F821
     protocol: dict
     changed: dict
-    stored: "heads.facts.StoredHead | None" = None  # noqa: F821  (the file of a trained head)
+    stored: "heads.checkpoint.StoredHead | None" = None  # noqa: F821  (the file of a trained head)
 
     def __post_init__(self):
         self.names = {"dataset": self.config.data.name, "model": self.model.method}
@@ -88,7 +88,7 @@ def record(run: Run, counts, started: str) -> None:
     if not counts.images:
         raise InputError(f"{data.name}: none of {len(counts.skipped)} images could be used")
     names = run.names | ({"trained": run.stored.trained} if run.stored else {})
-    unseen = unseen_classes(data, run.stored and run.stored.facts)
+    unseen = unseen_classes(data, run.stored and run.stored.metadata)
     line = log_entry(names, data.classes, counts, unseen, run.protocol, run.changed, started)
     try:
         append_run(run.log, line)

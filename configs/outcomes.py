@@ -16,7 +16,7 @@ class Task(NamedTuple):
     model: str
     method: str
     config: Path
-    stored: "heads.facts.StoredHead | None" = None  # noqa: F821  (imported with torch, only where there is one)
+    stored: "heads.checkpoint.StoredHead | None" = None  # noqa: F821  (imported with torch, only where there is one)
 
 
 class Outcome(NamedTuple):

@@ -6,7 +6,7 @@
 
 To add a head, add a file whose name is its name, with
 
-    Options: a frozen dataclass     its settings on top of `heads.options.Options`, with the values of the paper
+    Options: a frozen dataclass     its settings on top of `heads.head.Options`, with the values of the paper
     Head: type                      a `heads.head.TrainableHead`: Head(clip, options, classes, seen, known_words)
 """
 

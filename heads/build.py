@@ -13,18 +13,16 @@ from heads import find_head
 from heads.checkpoint import (
     Checkpoint,
     check_normalisation,
+    check_same_names,
     find_checkpoint,
     matching,
     put,
-    read_checkpoint_facts,
     read_header,
+    read_metadata,
 )
 from heads.clips import bare_clip, find_clip, load_clip, recorded_clip
-from heads.facts import check_same_names
-from heads.head import TrainableHead
-from heads.official_checkpoint import OfficialCheckpoint, open_official
-from heads.options import Options, plain_options
-from heads.text_embeddings import read_text_embeddings
+from heads.head import Options, TrainableHead, plain_options, read_text_embeddings
+from heads.published import PublishedCheckpoint, open_published
 from proxyclip.backbones import build_clip
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.precision import resolve_device, resolve_precision
@@ -45,7 +43,7 @@ class Plan:
 
     head: ModuleType
     options: Options
-    checkpoint: Checkpoint | OfficialCheckpoint
+    checkpoint: Checkpoint | PublishedCheckpoint
     clip: str
     clip_file: str | None
     text_file: str | None
@@ -54,12 +52,15 @@ class Plan:
     refine: Choice | None = None
 
     def build(self) -> TrainableHead:
-        clip, known_words = load_clip(self.clip, self.clip_file)
-        state = self.checkpoint.read()
+        state, clip, known_words = self.checkpoint.read(), None, None
+        if self.clip_file is None and self.clip == self.checkpoint.metadata.clip:
+            clip = self.checkpoint.own_clip(state)
+        if clip is None:
+            clip, known_words = load_clip(self.clip, self.clip_file)
         self.checkpoint.check_clip(clip, state)
-        head = self.empty(clip, self.checkpoint.facts.known_words or known_words)
+        head = self.empty(clip, self.checkpoint.metadata.known_words or known_words)
         check_normalisation(head, self.checkpoint)
-        put(head, *self.trained(head, state))
+        put(head, *self.trained(state))
         head.options = self.options
         head.refinement = self.refine and self.refine.build()
         head.clip.requires_grad_(False)  # so that text embeddings are cached
@@ -72,17 +73,19 @@ class Plan:
         with torch.device("meta"):
             head = self.empty(clip)
         check_normalisation(head, self.checkpoint)
-        matching(head, *self.trained(head, state))
+        matching(head, *self.trained(state))
 
     def empty(self, clip: DenseCLIP, known_words: tuple[str, ...] | None = None) -> TrainableHead:
         """The head, before its weights are loaded."""
         options = replace(self.options, text_embeddings=self.text_file)
-        return self.head.Head(clip, options, self.checkpoint.facts.classes, self.checkpoint.facts.seen, known_words)
+        return self.head.Head(
+            clip, options, self.checkpoint.metadata.classes, self.checkpoint.metadata.seen, known_words
+        )
 
-    def trained(self, head: TrainableHead, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Path, bool]:
+    def trained(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Path, bool]:
         """The arguments of `put` besides the head."""
         with_text = self.options.text_embeddings != self.text_file
-        return self.checkpoint.weights(state, set(head.trained())), self.checkpoint.file, with_text
+        return self.checkpoint.weights(state), self.checkpoint.file, with_text
 
 
 def load(checkpoint: str | Path, **choices) -> TrainableHead:
@@ -126,7 +129,7 @@ def plan(
 ) -> Plan:
     """The head that `load` would load, with the same errors, but without loading weights.
 
-    assumed, training: of a published checkpoint, the options that its training is known to have had, and facts to
+    assumed, training: of a published checkpoint, the options that its training is known to have had, and metadata to
     record. benchmark: all classes that the head is going to be evaluated on. If they are not those of the training,
     nothing is subtracted from seen classes unless seen_penalty is set, as in the published cross-dataset runs.
     """
@@ -139,20 +142,20 @@ def plan(
     if "templates" in given:
         given["templates"] = check_templates(given["templates"])
     opened = open_checkpoint(checkpoint, head, classes, seen, assumed, training, given)
-    facts, file = opened.facts, opened.file
+    metadata, file = opened.metadata, opened.file
     text_file = given.get("text_embeddings")
-    if text_file is None and isinstance(opened, OfficialCheckpoint):
-        text_file = facts.options.get("text_embeddings")  # assumed: the file of weights holds none
+    if text_file is None and isinstance(opened, PublishedCheckpoint):
+        text_file = metadata.options.get("text_embeddings")  # assumed: the file of weights holds none
     if "templates" in given and text_file is None:
         given["text_embeddings"] = None  # else those in the checkpoint would take their place
-    if benchmark is not None and {*benchmark} != {*facts.classes}:
+    if benchmark is not None and {*benchmark} != {*metadata.classes}:
         given.setdefault("seen_penalty", 0.0)
-    module = find_head(facts.head)
-    made = make_options(module.Options, plain_options(facts.options) | given, f"head {facts.head}")
-    spec = recorded_clip(facts.clip, checkpoint_clip, f"checkpoint {file}") if clip is None else find_clip(clip)[0]
+    module = find_head(metadata.head)
+    made = make_options(module.Options, plain_options(metadata.options) | given, f"head {metadata.head}")
+    spec = recorded_clip(metadata.clip, checkpoint_clip, f"checkpoint {file}") if clip is None else find_clip(clip)[0]
     if text_file is not None:
         prompts = None if module.Head.AVERAGE_PROMPTS else len(made.templates)
-        read_text_embeddings(text_file, facts.classes, build_clip.embedding_width(spec), prompts)
+        read_text_embeddings(text_file, metadata.classes, build_clip.embedding_width(spec), prompts)
     place = resolve_device(device)
     files = None if checkpoint_clip is None else str(checkpoint_clip), text_file
     types = place, resolve_precision(precision, place)
@@ -170,28 +173,28 @@ def open_checkpoint(
     assumed: Mapping | None = None,
     training: Mapping | None = None,
     given: Mapping | None = None,
-) -> Checkpoint | OfficialCheckpoint:
-    """A checkpoint with its facts, without its weights. given: options that are set; the others: see `load`, `plan`."""
+) -> Checkpoint | PublishedCheckpoint:
+    """A checkpoint without its weights. given: options that are set; the others: see `load`, `plan`."""
     given, file = given or {}, find_checkpoint(path)
     classes = None if classes is None else list_of_names(classes, "classes")
     seen = None if seen is None else list_of_names(seen, "seen")
     if read_header(file) is None:
-        return open_official(file, head, classes, seen, {**(assumed or {}), **given}, training or {})
-    checkpoint = Checkpoint(file, read_checkpoint_facts(file))
+        return open_published(file, head, classes, seen, {**(assumed or {}), **given}, training or {})
+    checkpoint = Checkpoint(file, read_metadata(file))
     check_agreement(checkpoint, head, classes, seen, given)
     return checkpoint
 
 
 def check_agreement(checkpoint: Checkpoint, head, classes, seen, given: Mapping) -> None:
     """InputError if what is given contradicts a checkpoint, or would change what its weights were trained for."""
-    facts, source = checkpoint.facts, f"checkpoint {checkpoint.file}"
-    if head not in (None, facts.head):
+    metadata, source = checkpoint.metadata, f"checkpoint {checkpoint.file}"
+    if head not in (None, metadata.head):
         find_head(head)
-        raise InputError(f"{source} is of head {facts.head}, not {head}")
-    for what, names, held in (("classes", classes, facts.classes), ("seen classes", seen, facts.seen)):
+        raise InputError(f"{source} is of head {metadata.head}, not {head}")
+    for what, names, held in (("classes", classes, metadata.classes), ("seen classes", seen, metadata.seen)):
         if names is not None:
             check_same_names(what, names, held, source)
-    changeable = find_head(facts.head).Head.CHANGEABLE
+    changeable = find_head(metadata.head).Head.CHANGEABLE
     for name in given:
-        if name in facts.options and name not in changeable:
+        if name in metadata.options and name not in changeable:
             raise InputError(f"{name} is part of the training of {source}: only {', '.join(changeable)} can be set")

@@ -5,6 +5,7 @@ Li et al., Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-
 Shapes: B images, K classes, E joint embedding width, D width, h × w patches, L intermediate levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.mask_decoder import MaskDecoder, RelationshipDescriptor
-from heads.options import PromptedOptions
-from heads.prompted_head import PromptedHead
+from heads.prompted_encoder import PromptedHead, PromptedOptions
 from proxyclip.errors import InputError
 
 
@@ -65,8 +65,12 @@ class Head(PromptedHead):
         distance = torch.arange(options.group_size - 1, -1, -1.0)
         self.weights = nn.Parameter((-distance.square() / 2).exp().repeat(groups, 1))  # (groups, group_size)
         self.descriptors = nn.ModuleList([RelationshipDescriptor(joint) for _ in range(groups + 1)])
-        layers = options.decoder_layers, options.decoder_heads, options.dropout
-        self.decoders = nn.ModuleList([MaskDecoder(joint, *layers) for _ in range(groups + 1)])
+        sizes = {"layers": options.decoder_layers, "heads": options.decoder_heads, "dropout": options.dropout}
+        self.decoders = nn.ModuleList([MaskDecoder(joint, **sizes) for _ in range(groups + 1)])
+
+    @staticmethod
+    def sizes(weights: Mapping[str, Tensor]) -> dict:
+        return PromptedHead.sizes(weights) | {"group_size": weights["weights"].shape[1]}
 
     def logits(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB in [0, 1], (K, E) -> {"decode": (B, K, h, w)}."""

@@ -1,27 +1,94 @@
-"""What all trainable heads share: a CLIP, text embeddings of class names, and the path from windows to scores.
+"""What all trainable heads share: options, a CLIP, text embeddings of class names, and the path from windows to scores.
 
 Shapes: B windows, K classes, P prompts per class, E joint embedding width, h × w patches.
 """
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from heads.clips import clip_fingerprint
-from heads.options import Options
-from heads.text_embeddings import read_text_embeddings
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.layers import Normalise, cpu_settings
 from proxyclip.backbones.precision import exact_float32
+from proxyclip.errors import InputError, NotFound
 from proxyclip.labels import LabelRule
-from proxyclip.segmentor import Segmentor
-from proxyclip.text import encode_names
+from proxyclip.segmentor import Segmentor, check_scales
+from proxyclip.text import check_templates, encode_names
 from proxyclip.vocabulary import Vocabulary, split_names
 from proxyclip.windows import SlidingWindows
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of every head; the defaults are the published ones for a CLIP ViT-B/16.
+
+    image_size: side of the training crops in pixels. short_side: images are resized to this short side. crop, stride:
+    side and stride of the windows. seen_penalty: subtracted from the scores of classes seen in training. templates:
+    prompts with a {} for the name. text_embeddings: a .npy file to read text embeddings from, one row per class of the
+    checkpoint. flip, scales: test-time augmentation, see `proxyclip.Segmentor`.
+    """
+
+    image_size: int = 512
+    short_side: int = 512
+    crop: int = 512
+    stride: int = 426
+    seen_penalty: float = 0.1
+    templates: tuple[str, ...] = ("a photo of a {}",)
+    text_embeddings: str | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        SlidingWindows(self.crop, self.stride)
+        check_least(self, image_size=1, short_side=0)
+        if not 0 <= self.seen_penalty <= 1:
+            raise InputError(f"seen_penalty is {self.seen_penalty}; choose a number from 0 to 1")
+        check_templates(self.templates)
+        check_scales(self.scales)
+
+
+def check_least(options: Options, **fields: int) -> None:
+    """InputError for the first of these fields that is below its least value."""
+    for name, least in fields.items():
+        if (value := getattr(options, name)) < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def plain_options(stored: Mapping) -> dict:
+    """Options as JSON has them, with tuples for its lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+
+
+def read_text_embeddings(file: str | Path, classes: tuple[str, ...], width: int, prompts: int | None) -> Tensor:
+    """(K, E), or (K, P, E) if `prompts` is given, float32; one row per class, not normalised again.
+
+    Raises NotFound, and InputError for a file that is not an array of floating-point numbers of this shape.
+    """
+    if not Path(file).is_file():
+        raise NotFound(f"text embeddings {file} do not exist")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
+        raise InputError(f"text embeddings {file} cannot be read: not a .npy file of numbers ({error})") from None
+    shape = (len(classes), width) if prompts is None else (len(classes), prompts, width)
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape != shape:
+        contents = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+        raise InputError(
+            f"text embeddings {file} hold {contents}, but {shape} floating-point numbers are needed: one row for "
+            f"each of {len(classes)} classes, {f'{prompts} prompts each, ' if prompts else ''}as wide as this CLIP's"
+        )
+    embeddings = torch.from_numpy(array.astype(np.float64)).float()  # larger values than float32 has become infinite
+    if not embeddings.isfinite().all():
+        raise InputError(f"text embeddings {file} contain values that are not finite")
+    return embeddings
 
 
 class TrainableHead(Segmentor):
@@ -39,7 +106,7 @@ class TrainableHead(Segmentor):
 
     queries = "names"
     AVERAGE_PROMPTS = True
-    CHANGEABLE = ("short_side", "crop", "stride", "seen_penalty", "templates", "text_embeddings")
+    CHANGEABLE = ("short_side", "crop", "stride", "seen_penalty", "templates", "text_embeddings", "flip", "scales")
     normalise: Normalise
     tuned: frozenset[str] = frozenset()
     undecayed: frozenset[str] = frozenset()
@@ -83,6 +150,11 @@ class TrainableHead(Segmentor):
         Each of them gets the full loss in training.
         """
         raise NotImplementedError
+
+    @staticmethod
+    def sizes(weights: Mapping[str, Tensor]) -> dict:
+        """Options that the shapes of the trained weights tell; a KeyError names weights that are missing."""
+        return {}
 
     def combine(self, predictions: dict[str, Tensor]) -> Tensor:
         """The mask logits (B, K, h, w) that labels are decided by, from the result of `logits`."""

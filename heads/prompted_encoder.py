@@ -1,13 +1,14 @@
-"""CLIP's image encoder with learned prompt tokens (visual prompt tuning); CLIP's own weights stay as they are.
+"""What ZegCLIP, OTSeg and Cascade-CLIP share: CLIP's frozen image encoder with learned prompt tokens.
 
-Jia et al., Visual Prompt Tuning, 2022, §3.2; in the form of ZegCLIP (Zhou et al., 2023), §3.3. The blocks are those of
+Visual prompt tuning (Jia et al., 2022, §3.2) in the form of ZegCLIP (Zhou et al., 2023, §3.3). The blocks are those of
 `proxyclip.backbones.clip`; only how tokens are embedded differs.
 
 Shapes: B images, h * w patches, P prompts, T = 1 + P + h * w tokens (class token, prompts, patches), D width, E joint
 embedding width, N blocks with prompts of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from heads.head import Options, TrainableHead, check_least
+from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.layers import Normalise, run_block
 from proxyclip.errors import InputError
+
+
+@dataclass(frozen=True)
+class PromptedOptions(Options):
+    """Settings of the heads that train prompts in a frozen CLIP.
+
+    The position table and the predictions of a window have the resolution of image_size. prompts: learned tokens per
+    block. prompt_blocks: further blocks that get prompts of their own after the first one (None: all others; 0: only
+    the first, and its prompts are kept; -n: the last n blocks only). decoder_layers, decoder_heads: of the mask
+    decoder. dropout: in prompts and decoder, while training.
+    """
+
+    prompts: int = 100
+    prompt_blocks: int | None = None
+    decoder_layers: int = 3
+    decoder_heads: int = 8
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, prompts=1, decoder_layers=1, decoder_heads=1)
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; choose a probability of at least 0 and below 1")
+
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, not CLIP's, in all published runs
 
@@ -38,7 +65,7 @@ class PromptedEncoder(nn.Module):
     """
 
     def __init__(self, visual: nn.Module, prompts: int, prompt_blocks: int | None, dropout: float, image_size: int):
-        """prompts, prompt_blocks, dropout, image_size: see `heads.options.Options`."""
+        """prompts, prompt_blocks, dropout, image_size: see `heads.head.Options`."""
         super().__init__()
         depth, width = len(visual.transformer.resblocks), visual.class_embedding.shape[0]
         further = depth - 1 if prompt_blocks is None else prompt_blocks
@@ -64,14 +91,14 @@ class PromptedEncoder(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] -> patch and image embeddings. levels: blocks, counted from 0, whose patch tokens
         are returned as well."""
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-        tokens, found = None, []
+        tokens, after_blocks = None, []
         for index, tokens in enumerate(self.walk(visual, images)):
             if index in levels:
-                found.append(self.norm(tokens[:, -height * width :]))  # (B, h * w, D)
+                after_blocks.append(self.norm(tokens[:, -height * width :]))  # (B, h * w, D)
         tokens = tokens if self.norm is None else self.norm(tokens)
         joint = F.normalize((visual.ln_post(tokens) @ visual.proj).float(), dim=-1)  # (B, T, E)
         patches = joint[:, -height * width :].mT.unflatten(2, (height, width))  # (B, E, h, w)
-        return Encoded(patches, joint[:, 0], tuple(found))
+        return Encoded(patches, joint[:, 0], tuple(after_blocks))
 
     def walk(self, visual: nn.Module, images: Tensor) -> Iterator[Tensor]:
         """The tokens after each block: (B, 1 + h * w, D), with prompts of the first block only (B, T, D).
@@ -108,3 +135,43 @@ class PromptedEncoder(nn.Module):
             if table.shape[-2:] != size:
                 table = F.interpolate(table, size, mode="bilinear", align_corners=False)
         return table[0].flatten(1).T  # (h * w, D)
+
+
+class PromptedHead(TrainableHead):
+    """A head whose images are encoded by a `PromptedEncoder`; none of CLIP's own weights is trained."""
+
+    def __init__(
+        self,
+        clip: DenseCLIP,
+        options: PromptedOptions,
+        classes: tuple[str, ...],
+        seen: tuple[str, ...],
+        known_words: tuple[str, ...] | None = None,
+    ):
+        super().__init__(clip, options, classes, seen, known_words, padding_colour=MEAN)
+        if options.crop != options.image_size:
+            self.window_size = (options.image_size,) * 2
+        self.encoder = PromptedEncoder(
+            clip.visual,
+            prompts=options.prompts,
+            prompt_blocks=options.prompt_blocks,
+            dropout=options.dropout,
+            image_size=options.image_size,
+        )
+
+    @staticmethod
+    def sizes(weights: Mapping[str, Tensor]) -> dict:
+        updates = {name.partition(".updates.")[2].partition(".")[0] for name in weights if ".updates." in name}
+        return {"prompts": weights["encoder.prompts"].shape[1], "decoder_layers": len(updates) + 1}
+
+    @property
+    def normalise(self) -> Normalise:
+        return self.encoder.normalise
+
+    @property
+    def checkpointing(self) -> bool:
+        return self.encoder.checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, active: bool) -> None:
+        self.encoder.checkpointing = active

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from heads.mask_decoder import MaskDecoder, RelationshipDescriptor
-from heads.options import PromptedOptions
-from heads.prompted_head import PromptedHead
+from heads.prompted_encoder import PromptedHead, PromptedOptions
 
 
 @dataclass(frozen=True)
 class Options(PromptedOptions):
-    """Settings of ZegCLIP; see `heads.options.PromptedOptions`."""
+    """Settings of ZegCLIP; see `heads.prompted_encoder.PromptedOptions`."""
 
 
 class Head(PromptedHead):

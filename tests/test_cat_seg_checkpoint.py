@@ -14,9 +14,8 @@ from tiny_cat_seg import CLASSES, LAYERS, OPTIONS, tuned_head
 from tiny_heads import refused
 
 import heads
-from heads.cat_seg import Head
-from heads.cat_seg_options import Options
-from heads.checkpoint import load_weights, read_checkpoint_facts, save_checkpoint
+from heads.cat_seg import Head, Options
+from heads.checkpoint import load_weights, read_metadata, save_checkpoint
 from heads.clips import clip_fingerprint
 from proxyclip.backbones import build_clip
 from proxyclip.errors import InputError
@@ -67,7 +66,7 @@ def test_a_checkpoint_holds_what_was_trained(mode, tmp_path, clip):
     held = load_file(run / "last.safetensors")
     tuned = {name for name in held if name.startswith("clip.")}
     assert held.keys() == made.trained().keys() and tuned == made.tuned and len(tuned) == TUNED[mode]
-    facts, start = read_checkpoint_facts(run), build_clip.load(clip)
+    facts, start = read_metadata(run), build_clip.load(clip)
     assert (facts.head, facts.clip, facts.options["finetune"]) == ("cat_seg", "clip", mode)
     assert facts.clip_fingerprint == clip_fingerprint(start)
     assert (clip_fingerprint(made.clip) == facts.clip_fingerprint) == (not tuned)
@@ -78,7 +77,7 @@ def test_a_checkpoint_holds_what_was_trained(mode, tmp_path, clip):
 def test_a_head_can_be_kept_again(tmp_path, clip, run):
     """What was loaded belongs to the CLIP of the start, too."""
     again = saved(tmp_path / "again", heads.load(run, clip=clip))
-    assert read_checkpoint_facts(again).clip_fingerprint == read_checkpoint_facts(run).clip_fingerprint
+    assert read_metadata(again).clip_fingerprint == read_metadata(run).clip_fingerprint
     assert torch.equal(*(tiny_heads.scores(heads.load(folder, clip=clip)) for folder in (run, again)))
 
 
@@ -165,7 +164,8 @@ def test_choices_that_are_wrong(given, words, clip, run):
 @pytest.mark.parametrize(("given", "words"), [
     ({"clip_size": 0}, "clip_size is 0; it must be at least 1"),
     ({"square": 31}, "square is 31; it must be at least 32"),
-    ({"square": 0, "crop": 0}, "square is 0; it must be at least 1"),
+    ({"square": -1, "crop": 0}, "square is -1; it must be at least 1"),
+    ({"long_side": 39}, "long_side is 39; it must be at least 40"),
     *(({name: 0}, f"{name} is 0; it must be at least 1") for name in (
         "layers", "attention_heads", "window", "hidden", "pooling", "evaluation_pooling", "image_guidance",
         "text_guidance")),

@@ -24,7 +24,7 @@ import eval_all
 import heads
 from configs.load import load_config
 from configs.protocol import unseen_classes
-from heads.facts import Facts
+from heads.checkpoint import CheckpointMetadata
 from proxyclip.images import read_image
 
 HERE = Path(__file__).resolve().parents[1]
@@ -149,14 +149,14 @@ OTHERS = VOC20.classes[:3]
     (VOC20.classes[:7], VOC20.classes[:5], {}, {}),
 ])  # fmt: skip
 def test_unseen_classes_are_those_of_the_training(classes, seen, training, expected):
-    facts = Facts("zegclip", {}, classes, seen, "", "", None, (), (), "", training)
+    facts = CheckpointMetadata("zegclip", {}, classes, seen, "", "", None, (), (), "", training)
     assert unseen_classes(VOC20, facts) == expected
     assert unseen_classes(VOC20) == VOC20.unseen
 
 
 def test_a_fully_trained_head_keeps_the_split_of_its_training():
     data = load_config("context59").data
-    facts = Facts("otseg", {}, data.classes, data.classes, "", "", None, (), (), "", {"unseen": "otseg"})
+    facts = CheckpointMetadata("otseg", {}, data.classes, data.classes, "", "", None, (), (), "", {"unseen": "otseg"})
     assert set(data.unseen) == {"otseg", "cascade-clip"} and set(unseen_classes(data, facts)) == {"otseg"}
 
 

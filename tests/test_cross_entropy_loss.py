@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from test_mask_loss import UNLABELLED, VOIDS, sample
 
-from heads import cross_entropy_maps
+from heads import losses
 from heads.losses import VOID, cross_entropy_loss
 
 
@@ -34,7 +34,7 @@ def test_tiles_make_no_difference(void, tile, monkeypatch):
     logits, labels = sample(batch=3)
     expected = cross_entropy_loss(logits, labels, void)
     (gradient,) = torch.autograd.grad(expected, logits)
-    monkeypatch.setattr(cross_entropy_maps, "CPU_TILE", tile)
+    monkeypatch.setattr(losses, "CPU_TILE", tile)
     found = cross_entropy_loss(logits, labels, void)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)

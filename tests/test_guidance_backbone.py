@@ -4,7 +4,7 @@ import pytest
 import tiny_cat_seg
 import torch
 
-from heads.guidance_backbone import SOURCES, GuidanceBackbone
+from heads.cat_seg_backbone import SOURCES, GuidanceBackbone
 from proxyclip.backbones.checkpoints import import_library
 from proxyclip.errors import NotFound
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_cat_seg
 import tiny_clip
 import tiny_heads
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_heads import CLASSES, OWN, SEEN, TRAINING, scores
 
 import heads
-from heads.checkpoint import KEY, load_weights, read_checkpoint_facts, save_checkpoint
+from heads.checkpoint import KEY, load_weights, read_metadata, save_checkpoint
 from heads.clips import clip_fingerprint, load_clip
 from proxyclip.errors import InputError, NotFound
 from proxyclip.vocabulary import Vocabulary
@@ -86,7 +87,7 @@ def test_a_checkpoint_holds_what_was_trained_and_no_place_of_this_machine(tmp_pa
     assert held.keys() | frozen == trained.state_dict().keys() | {"stored_text"}
     written = header(f"{run}/last.safetensors")[KEY]
     assert "/" not in written
-    facts = read_checkpoint_facts(run)
+    facts = read_metadata(run)
     assert (facts.head, facts.clip, facts.classes, facts.seen, facts.training) == (
         name,
         "clip",
@@ -104,7 +105,7 @@ def test_the_embedded_clip_has_one_name_and_one_fingerprint_everywhere(tmp_path)
     made = tiny_heads.head("zegclip", embedded, decoder_heads=4)
     made.known_words = words
     save_checkpoint(tmp_path / "last.safetensors", made, {})
-    facts = read_checkpoint_facts(tmp_path)
+    facts = read_metadata(tmp_path)
     assert (facts.clip, facts.known_words) == ("mini-clip", words)
     assert heads.load(tmp_path).known_words == words
 
@@ -134,8 +135,8 @@ def test_the_best_checkpoint_is_preferred_and_a_file_can_be_named(tmp_path, clip
     folder.mkdir()
     for seed, name in enumerate(FILES):
         save_checkpoint(folder / name, tiny_heads.head("zegclip", clip, seed=seed), {"iteration": seed})
-    assert read_checkpoint_facts(folder).training == {"iteration": 0}
-    assert read_checkpoint_facts(folder / FILES[1]).training == {"iteration": 1}
+    assert read_metadata(folder).training == {"iteration": 0}
+    assert read_metadata(folder / FILES[1]).training == {"iteration": 1}
     best, last = (scores(heads.load(path, clip=clip)) for path in (folder, folder / FILES[1]))
     assert not torch.equal(best, last)
     (folder / FILES[0]).unlink()
@@ -205,7 +206,7 @@ def test_paths_that_are_no_checkpoints(tmp_path, clip):
     save_file({"visual.proj": torch.zeros(2)}, other)
     refused(other, "is of no known kind")
     with pytest.raises(InputError, match="does not name a head"):
-        read_checkpoint_facts(other)
+        read_metadata(other)
     refused(tmp_path / "a", "a does not exist", checkpoint_clip=None)
     refused(tmp_path, "missing.pt does not exist", checkpoint_clip="missing.pt")
     refused(3, "checkpoint must be a string or Path, not 3")
@@ -242,7 +243,7 @@ def test_facts_that_are_wrong(tmp_path, on_embedded_clip, facts, words):
 
 
 @pytest.mark.parametrize(("weights", "words"), [
-    ({"encoder.prompts": None}, r"1 missing \(encoder.prompts\)"),
+    ({"encoder.prompts": None}, "last.safetensors lacks encoder.prompts"),
     ({"encoder.more": torch.zeros(1)}, r"1 unexpected \(encoder.more\)"),
     ({"clip.model.visual.proj": torch.zeros(1)}, r"1 unexpected \(clip.model.visual.proj\)"),
     ({"encoder.norm.weight": torch.zeros(3)}, r"1 of another shape \(encoder.norm.weight is \(3,\), not \(128,\)\)"),
@@ -254,6 +255,31 @@ def test_weights_that_do_not_fit_are_found_before_clip_is_loaded(tmp_path, on_em
     rewritten(run, **weights)
     complaint = refused(run, words)
     assert complaint.startswith(f"checkpoint {run}/last.safetensors ")
+
+
+@pytest.mark.parametrize(("name", "option"), [
+    ("zegclip", "decoder_layers"), ("otseg", "prompts"), ("cascade_clip", "decoder_layers"), ("cat_seg", "layers"),
+    ("cat_seg", "hidden"),
+])  # fmt: skip
+def test_sizes_in_a_header_are_compared_before_anything_is_built(tmp_path, clip, monkeypatch, name, option):
+    """A million layers take minutes and gigabytes."""
+    made = tiny_cat_seg.head(load_clip(clip)[0]) if name == "cat_seg" else tiny_heads.head(name, clip)
+    save_checkpoint(tmp_path / "last.safetensors", made, TRAINING)
+    rewritten(
+        tmp_path, {"options": json.loads(header(tmp_path / "last.safetensors")[KEY])["options"] | {option: 10**6}}
+    )
+    monkeypatch.setattr(heads.find_head(name).Head, "__init__", lambda *_, **__: pytest.fail("built"))
+    words = f"^{option} is 1000000, but checkpoint .*last.safetensors was trained with {getattr(made.options, option)}$"
+    with pytest.raises(InputError, match=words):
+        heads.load(tmp_path, clip=clip)
+
+
+def test_half_precision_is_read_as_float32(tmp_path, run, clip):
+    state = load_file(f"{run}/last.safetensors")
+    rewritten(run, **{name: value.bfloat16() for name, value in state.items()})
+    found = heads.load(run, clip=clip, device="cpu")
+    for name, value in found.trained().items():
+        assert value.dtype == torch.float32 and torch.equal(value, state[name].bfloat16().float()), name
 
 
 def test_another_clip_is_named_beside_the_right_one(tmp_path, run, clip):
@@ -315,7 +341,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(run, clip):
             save_checkpoint(file, tiny_heads.head("zegclip", clip, seed=1), {"iteration": 8})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert read_checkpoint_facts(run).training == TRAINING
+    assert read_metadata(run).training == TRAINING
     assert torch.equal(scores(heads.load(run, clip=clip)), scores(tiny_heads.head("zegclip", clip)))
     assert [path.name for path in Path(run).iterdir()] == ["last.safetensors"]
 

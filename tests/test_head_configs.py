@@ -11,7 +11,6 @@ from configs.load import load_config
 from configs.train_overrides import read_train_settings
 from configs.training import TrainConfig
 from heads import find_head
-from heads.cat_seg import LONG_SIDE
 from heads.training.plan import plan_head
 from proxyclip.errors import InputError, NotFound
 
@@ -218,7 +217,7 @@ def test_published_values_of_cat_seg(head):
     assert (options.crop, options.stride, [options.square] * 2) == (
         views["kernel"], views["stride"], views["image_resized_to"],
     )  # fmt: skip
-    assert (options.short_side, LONG_SIDE) == (inputs["MIN_SIZE_TEST"], inputs["MAX_SIZE_TEST"])
+    assert (options.short_side, options.long_side) == (inputs["MIN_SIZE_TEST"], inputs["MAX_SIZE_TEST"])
     assert augment.scale == (1333, *inputs["MIN_SIZE_TRAIN"]) and augment.ratio == (1, 1) and augment.antialias
     assert (inputs["CROP"]["TYPE"], inputs["CROP"]["SIZE"]) == ("absolute", [options.image_size] * 2)
     assert inputs["SIZE_DIVISIBILITY"] == options.image_size and augment.padding == (128 / 255,) * 3

@@ -7,7 +7,7 @@ import tiny_head
 import torch
 import torch.nn.functional as F
 
-from heads.text_embeddings import read_text_embeddings
+from heads.head import read_text_embeddings
 from proxyclip.errors import InputError, NotFound
 from proxyclip.text import encode_prompts
 from proxyclip.vocabulary import Vocabulary

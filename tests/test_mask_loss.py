@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from host_traffic import DEVICE, host_traffic
 
-from heads import loss_maps
+from heads import losses
 from heads.losses import VOID, mask_loss, number_of_masks, pixel_accuracy, pseudo_labels
 
 VOIDS = ("negative", "masked")
@@ -59,7 +59,7 @@ def test_tiles_make_no_difference(void, tile, monkeypatch):
     logits, labels = sample(batch=3)
     expected = mask_loss(logits, labels, void=void)
     gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in expected.values()]
-    monkeypatch.setattr(loss_maps, "CPU_TILE", tile)
+    monkeypatch.setattr(losses, "CPU_TILE", tile)
     found = mask_loss(logits, labels, void=void)
     for loss, same, gradient in zip(found.values(), expected.values(), gradients, strict=True):
         assert loss.item() == pytest.approx(same.item(), rel=1e-6)

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from heads.otseg import SinkhornAttention, SinkhornDecoder, sinkhorn_scores
-from heads.sinkhorn import iterations_needed, transport_plan
+from heads.otseg import SinkhornAttention, SinkhornDecoder, iterations_needed, sinkhorn_scores, transport_plan
 from proxyclip.backbones.checkpoints import fixed_seed
 
 

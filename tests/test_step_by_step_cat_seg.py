@@ -11,7 +11,7 @@ from golden.cases import all_cases
 from golden.heads_cat_seg import published
 from golden.heads_models import compare
 
-from heads.official_cat_seg import from_official_cat_seg
+from heads.published import own_weights
 from proxyclip.labels import decide_labels
 
 CASES = {case.file.stem: case for case in all_cases("heads") if case.file.stem.startswith("catseg_")}
@@ -240,7 +240,7 @@ def slow_gradients(head, state, logits, weights):
     gradients = dict(zip(state, torch.autograd.grad(total, state.values(), materialize_grads=True), strict=True))
     if head.options.finetune == "attention":  # queries and values are trained, keys are not
         gradients |= {name: torch.zeros_like(value) for name, value in gradients.items() if ".k_proj_" in name}
-    return from_official_cat_seg(gradients, {*head.trained()})[0]
+    return {name: value for name, value in own_weights(gradients, "cat_seg").items() if name in head.trained()}
 
 
 def test_windows_and_the_global_view_of_the_head():

@@ -24,7 +24,7 @@ from configs.training import TrainConfig
 from configs.training_data import training_batches
 from datasets.labels_for_training import UNLABELLED
 from datasets.training import TrainingSamples
-from heads.checkpoint import read_checkpoint_facts
+from heads.checkpoint import read_metadata
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.evaluation.run_lock import run_lock
 
@@ -97,7 +97,7 @@ def test_a_whole_run(config, tmp_path, capsys):
             "memory_megabytes"} <= line.keys()  # fmt: skip
     assert line["images_per_second"] > 0 and line["memory_megabytes"] > 50
     assert [set(scores) for scores in log(first, "scores")] == [{"mIoU", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"}] * 2
-    facts = read_checkpoint_facts(first)
+    facts = read_metadata(first)
     assert facts.training["dataset"] == "scenes" and facts.training["setting"] == "inductive"
     assert len(facts.seen) == 17 and facts.clip == "mini-clip" and facts.options["image_size"] == 32
     model, found = heads.load(first / "last.safetensors", device="cpu"), load_config(config(), TrainConfig)
@@ -109,7 +109,7 @@ def test_a_whole_run(config, tmp_path, capsys):
 
     second = tmp_path / "second"
     run(config(setting="transductive"), second, "--init-from", first, "--precision", "bf16", "--seed", 3)
-    assert len(log(second)) == 3 and read_checkpoint_facts(second).training["setting"] == "transductive"
+    assert len(log(second)) == 3 and read_metadata(second).training["setting"] == "transductive"
     assert "note" not in capsys.readouterr().err
     run(config(setting="fully"), tmp_path / "third", "--init-from", second, "--iterations", 1)
     assert log(tmp_path / "third", "scores", "hIoU")
@@ -350,7 +350,7 @@ def test_numbers_that_are_not_finite_end_the_run_with_code_1(config, tmp_path, c
     complaint = refused(capsys, config(), tmp_path / "run", "--iterations", 6, code=1)
     assert "training stopped in iteration 4: loss is nan, decode.loss_mask is nan" in complaint
     assert "gradients of encoder.prompts, " in complaint and "is that of iteration 2: try a lower rate" in complaint
-    assert read_checkpoint_facts(tmp_path / "run" / "last.safetensors").training["iteration"] == 2
+    assert read_metadata(tmp_path / "run" / "last.safetensors").training["iteration"] == 2
     run(config(), tmp_path / "run", "--iterations", 6, "--resume")
     assert len(log(tmp_path / "run")) == 6
 

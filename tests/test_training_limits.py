@@ -11,7 +11,7 @@ import tiny_training
 import torch
 from tiny_training import logged, new_run, planned, stream
 
-from heads.checkpoint import BEST, LAST, read_checkpoint_facts
+from heads.checkpoint import BEST, LAST, read_metadata
 from heads.training.curves import panels_of, write_curves
 from heads.training.log import LOG, TrainingLog, read_log
 from heads.training.loop import train
@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_leaves_the_last_save(stopped, monkeypatch, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     after = {name: (tmp_path / "run" / name).read_bytes() for name in (LAST, STATE)}
     assert after[STATE] == before[STATE] and (after[LAST] == before[LAST]) == (stopped != STATE)
-    assert read_checkpoint_facts(tmp_path / "run").training["iteration"] == (4 if stopped == STATE else 2)
+    assert read_metadata(tmp_path / "run").training["iteration"] == (4 if stopped == STATE else 2)
     assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
     rest = new_run(plan, tmp_path / "run", iterations=6, save_every=2, resume=True)
     assert rest.progress.iteration == 2

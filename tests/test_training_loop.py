@@ -15,7 +15,7 @@ import tiny_training
 import torch
 from tiny_training import CLASSES, PROMPTED, SEEN, UNSEEN, Images, logged, new_run, planned, recipe, stream
 
-from heads.checkpoint import BEST, LAST, read_checkpoint_facts
+from heads.checkpoint import BEST, LAST, read_metadata
 from heads.losses import mask_loss
 from heads.training.loop import train
 from heads.training.objective import UNLABELLED
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(head, spoil, monkeypatch, tmp_p
     with pytest.raises(NotFinite, match=r"iteration 4: .*loss is nan.*; gradients of encoder\.prompts, .* are not fin"):
         train(run, poisoned(run, 3, spoil), lambda: SCORES)
     assert all(value.isfinite().all() for value in weights(run).values())
-    assert read_checkpoint_facts(tmp_path / "run" / LAST).training["iteration"] == 2
+    assert read_metadata(tmp_path / "run" / LAST).training["iteration"] == 2
     again = new_run(plan, tmp_path / "run", iterations=6, resume=True)
     assert again.progress.iteration == 2
     train(again, stream(again), lambda: SCORES)
@@ -202,7 +202,7 @@ def test_best_and_last_are_kept(monkeypatch, tmp_path):
         modes = []
         train(run, stream(run, setting), lambda run=run, scores=scores, modes=modes: (
             modes.append(run.head.training), next(scores))[1])  # fmt: skip
-        best, last = (read_checkpoint_facts(tmp_path / setting / name).training for name in (BEST, LAST))
+        best, last = (read_metadata(tmp_path / setting / name).training for name in (BEST, LAST))
         assert best["iteration"] == {"hIoU": 4, "mIoU": 2}[choose] and best["scores"][choose] == 9
         assert last["iteration"] == 5 and modes == [False] * 3 and run.head.training
         assert logged(tmp_path / setting, "scores", choose)[-1] == 5

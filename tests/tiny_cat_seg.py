@@ -1,5 +1,7 @@
 """A CAT-Seg small enough for tests, and its weights as the published codebase stores them."""
 
+import re
+
 import tiny_clip
 import torch
 from step_by_step_cat_seg import AGGREGATOR, CLIP, window_mask
@@ -84,7 +86,7 @@ def published_state(head) -> dict[str, torch.Tensor]:
             state[f"{CLIP}.{name}"] = value
     if head.prompts is not None:
         state[f"{CLIP}.visual.transformer.prompt_tokens"] = head.prompts
-    for number, lift in enumerate(head.guidance_lifts, start=1):
+    for number, lift in enumerate(head.guidance_lifts or (), start=1):
         put(state, f"upsample{number}", lift)
     own = head.aggregator
     put(state, f"{AGGREGATOR}.conv1", own.embed)
@@ -101,6 +103,45 @@ def published_state(head) -> dict[str, torch.Tensor]:
             put(state, f"{AGGREGATOR}.decoder{number}.conv.double_conv.{place}", getattr(block, part))
     put(state, f"{AGGREGATOR}.head", own.score)
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+# Names inside a module: of the authors' code, and of the building blocks of mmcv and mmsegmentation.
+MMSEG = (
+    (CLIP, "backbone.clip_model"),
+    (f"{AGGREGATOR}.decoder_guidance_projection", "decode_head.decoder_guidance_projection"),
+    (f"{AGGREGATOR}.decoder", "decode_head.decoder"),
+    (f"{AGGREGATOR}.head", "decode_head.conv_seg"),
+    (AGGREGATOR, "neck"),
+    ("neck.conv1", "neck.corr_embed.conv"),
+    ("swin_block", "spatial_agg"),
+    (".attn.", ".attn.w_msa."),
+    (".mlp.fc1", ".ffn.layers.0.0"),
+    (".mlp.fc2", ".ffn.layers.1"),
+    (".MLP.0", ".MLP.layers.0.0"),
+    (".MLP.2", ".MLP.layers.1"),
+    ("conv.double_conv.0", "conv1.conv"),
+    ("conv.double_conv.1", "conv1.gn"),
+    ("conv.double_conv.3", "conv2.conv"),
+    ("conv.double_conv.4", "conv2.gn"),
+)
+
+
+def mmseg_state(head) -> dict[str, torch.Tensor]:
+    """The state dict of a head in mmsegmentation's project."""
+    state = {}
+    for name, value in published_state(head).items():
+        if name.endswith("attn_mask"):
+            continue
+        for old, new in MMSEG:
+            if "clip_model" not in name or old == CLIP:
+                name = name.replace(old, new)
+        state[re.sub(r"(layers\.\d+)\.attention\.", r"\1.class_agg.", name)] = value
+    if head.guidance_backbone is not None:
+        put(state, "backbone.feature_extractor", head.guidance_backbone.features)
+    for name in [name for name in state if ".w_msa.q." in name]:
+        parts = state.pop(name), state.pop(name.replace(".q.", ".k."))
+        state[name.replace(".q.", ".qk.")] = torch.cat(parts)
+    return state
 
 
 def save_official(path, head, **more) -> str:

@@ -100,7 +100,7 @@ def make(options) -> tuple[Segmentor, int]:
         return replace(plan, clip=random_clip(plan.clip), vfm=vfm).build(), options.classes or 20
     if os.path.exists(options.model) and not options.model.endswith(".py"):
         plan = heads.plan(options.model, clip=options.clip, **place)
-        classes, seen = plan.checkpoint.facts.classes, plan.checkpoint.facts.seen
+        classes, seen = plan.checkpoint.metadata.classes, plan.checkpoint.metadata.seen
     else:
         config = load_config(options.model, TrainConfig, ROOT / "configs" / "heads")
         plan = plan_head(config.head, config.options, config.clip, config.data.classes, config.seen, **place)

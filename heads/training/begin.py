@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from heads.checkpoint import load_weights
-from heads.facts import StoredHead
+from heads.checkpoint import StoredHead, load_weights
 from heads.head import TrainableHead
 from heads.training.log import TrainingLog
 from heads.training.objective import Objective

@@ -9,11 +9,9 @@ import torch
 
 from heads import find_head
 from heads.build import open_checkpoint
-from heads.checkpoint import find_checkpoint, matching, read_header
+from heads.checkpoint import StoredHead, find_checkpoint, matching, read_header
 from heads.clips import bare_clip, find_clip, load_clip
-from heads.facts import StoredHead
-from heads.head import TrainableHead
-from heads.options import Options
+from heads.head import Options, TrainableHead
 from proxyclip.backbones.precision import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
 from proxyclip.options import make_options
@@ -100,5 +98,5 @@ def open_start(path: Path, planned: HeadPlan, setting: str) -> StoredHead:
     assumed = asdict(planned.options)
     found = open_checkpoint(path, planned.name, **(names if published or setting != "fully" else {}), assumed=assumed)
     head = planned.skeleton()
-    matching(head, found.weights(found.peek(head.clip), set(head.trained())), found.file, with_text=False)
+    matching(head, found.weights(found.peek(head.clip)), found.file, with_text=False)
     return found

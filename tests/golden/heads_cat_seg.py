@@ -7,10 +7,10 @@ from golden.heads_models import compare
 from safetensors.torch import load_file
 
 from heads import cat_seg
+from heads.cat_seg_backbone import encode
 from heads.cost_aggregation import LEFT_OUT, CostAggregation
 from heads.losses import VOID, cross_entropy_loss
-from heads.official_cat_seg import AGGREGATOR, CLIP, from_official_cat_seg, renamed
-from heads.value_encoder import encode
+from heads.published import own_name, own_weights
 from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.layers import run_block
@@ -19,6 +19,7 @@ from proxyclip.labels import decide_labels
 from proxyclip.vocabulary import Vocabulary
 
 IGNORED = 255  # in published labels
+CLIP, AGGREGATOR = "sem_seg_head.predictor.clip_model.", "sem_seg_head.predictor.transformer."
 ROWS = "__token_embedding_rows__", "__token_embedding_ids__"
 
 
@@ -68,19 +69,17 @@ def build(case: Case, state: dict, **options) -> cat_seg.Head:
         } | options
     classes = tuple(name.replace(", ", "; ") for name in given["classes"])
     head = cat_seg.Head(clip(layout), cat_seg.Options(**options), classes, classes).eval()
-    trained, frozen = from_official_cat_seg(state, {*head.trained()})
+    weights = own_weights(state, "cat_seg")
     if own:
-        assert trained.keys() == {*head.trained()} - {"stored_text"}
-        assert {f"clip.model.{name}" for name in frozen} == {*head.frozen()} - {"clip.model.logit_scale"}
-    tuned = {name: value for name, value in trained.items() if own or name.startswith("clip.")}
-    head.load_state_dict(tuned | {f"clip.model.{name}": value for name, value in frozen.items()}, strict=False)
+        assert weights.keys() == {*head.state_dict()} - {"stored_text", "clip.model.logit_scale"}
+    head.load_state_dict({n: value for n, value in weights.items() if own or n.startswith("clip.")}, strict=False)
     return head
 
 
 @torch.no_grad()
 def check_aggregator(case):
     given, t, state = case.settings["hyperparameters"], case.tensors, published(case)
-    trained, _ = from_official_cat_seg(state, set())
+    weights = own_weights(state, "cat_seg")
     computed = {}
     for variant in given["variants"]:
         count, kind, pooling = variant["T"], variant["attention_type"], variant["pooling_size"][0]
@@ -102,7 +101,7 @@ def check_aggregator(case):
             decoder=given["decoder_dims"],
             decoder_guidance=given["decoder_guidance_proj_dims"],
         ).eval()
-        model.load_state_dict({name.removeprefix("aggregator."): value for name, value in trained.items()})
+        model.load_state_dict({name.removeprefix("aggregator."): value for name, value in weights.items()})
         steps = [images_alone(model, t, image, count, given["pad_len"]) for image in range(len(t["img_feats"]))]
         found = {name: torch.cat([step[name] for step in steps]) for name in steps[0]}
         firsts = {f"{name}_first_image": value[:1] for name, value in found.items()}
@@ -192,7 +191,7 @@ def published_gradients(head) -> dict[str, torch.Tensor]:
     assert not found[f"{CLIP}visual.transformer.resblocks.{last}.attn.q_proj_weight"].any()
     known = ("upsample1.weight", "upsample2.bias", f"{AGGREGATOR}conv1.weight")
     known += (f"{AGGREGATOR}layers.0.attention.padding_tokens",)
-    return found | {name: own[renamed(name)].grad for name in known}
+    return found | {name: own[own_name(name, "cat_seg", -1)].grad for name in known}
 
 
 @torch.no_grad()
@@ -239,9 +238,10 @@ def check_text(case):
 def check_prompted(case):
     given, t = case.settings["hyperparameters"], case.tensors
     state = published(case) | {f"{CLIP}visual.transformer.prompt_tokens": t["prompt_tokens"]}
-    trained, frozen = from_official_cat_seg(state, set())
-    prompts, tiny = trained["prompts"], clip(given["clip"])
-    tiny.model.load_state_dict({"logit_scale": tiny.model.logit_scale} | frozen)
+    weights = own_weights(state, "cat_seg")
+    prompts, tiny = weights["prompts"], clip(given["clip"])
+    of_clip = {name.removeprefix("clip.model."): value for name, value in weights.items() if name.startswith("clip.")}
+    tiny.model.load_state_dict({"logit_scale": tiny.model.logit_scale} | of_clip)
     computed = {}
     for name in ("native", "other_size"):
         images = denormalise(t[f"image_{name}"].float(), tiny.mean, tiny.std)
@@ -280,7 +280,7 @@ def check_trained(case):
         if own == "attention":
             assert {name.split(".")[-1] for name in wanted} == {"q_proj_weight", "v_proj_weight"}
         others = {name for name, value in head.named_parameters() if value.requires_grad and "clip." not in name}
-        assert others - {"prompts"} == {renamed(name) for name in settings["non_clip_trainable"]}
+        assert others - {"prompts"} == {own_name(name, "cat_seg", -1) for name in settings["non_clip_trainable"]}
         assert ("prompts" in others) == (own == "prompt")
 
 

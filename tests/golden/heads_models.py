@@ -9,7 +9,7 @@ from datasets.labels_for_training import LabelTable
 from heads import cascade_clip, otseg, zegclip
 from heads.head import TrainableHead
 from heads.losses import VOID
-from heads.official import from_official, renamed
+from heads.published import own_name, own_weights
 from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
 
@@ -82,7 +82,7 @@ def labels(case: Case, ground_truth: torch.Tensor, setting: str) -> torch.Tensor
 def load(model: TrainableHead, state: dict[str, torch.Tensor]) -> TrainableHead:
     """Loads a published state dict: every name must be known, and of each half it holds it must hold everything."""
     own = set(model.trained())
-    trained, frozen = from_official(state, own)
+    trained, frozen = split(model, state)
     assert not set(trained) - own, "unexpected"
     missing = own - set(trained) - {"stored_text"}
     if any(name.startswith("backbone.") for name in state):
@@ -98,13 +98,24 @@ def load(model: TrainableHead, state: dict[str, torch.Tensor]) -> TrainableHead:
     return model
 
 
+def split(model: TrainableHead, state: dict[str, torch.Tensor]) -> tuple[dict, dict]:
+    """A published state as weights that are trained, and those of CLIP under open_clip's names."""
+    named = own_weights(state, name_of(model))
+    frozen = {name.removeprefix("clip.model."): value for name, value in named.items() if name.startswith("clip.")}
+    return {name: value for name, value in named.items() if not name.startswith("clip.")}, frozen
+
+
+def name_of(model: TrainableHead) -> str:
+    return type(model).__module__.rpartition(".")[2]
+
+
 def of_encoder(name: str) -> bool:
     return name.startswith(("encoder.", "level_"))
 
 
 def gradient(model: TrainableHead, name: str) -> torch.Tensor:
     """The gradient of a parameter, by its published name."""
-    own, rows = PARTS.get(name) or (renamed(name, set(model.trained())), slice(None))
+    own, rows = PARTS.get(name) or (own_name(name, name_of(model), model.options.decoder_layers - 1), slice(None))
     return dict(model.named_parameters())[own].grad[rows]
 
 

@@ -10,9 +10,8 @@ from golden.heads_decoders import all_losses
 from golden.models import IMAGENET
 
 from datasets.labels_for_training import UNLABELLED
+from heads.head import Options
 from heads.losses import pseudo_labels
-from heads.official import from_official
-from heads.options import Options
 from proxyclip.images import denormalise
 from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.vocabulary import Vocabulary
@@ -82,9 +81,9 @@ def check_trained(facts, model, state) -> None:
     """The same parameters are trained and frozen as in the published code."""
     own = {name for name, parameter in model.named_parameters() if not name.startswith("clip.")}
     wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trained, frozen = from_official(chosen(state, facts["trainable_parameters"]), own)
+    trained, frozen = models.split(model, chosen(state, facts["trainable_parameters"]))
     assert set(trained) == wanted and not frozen
-    kept, frozen = from_official(chosen(state, facts["frozen_parameters"]), own)
+    kept, frozen = models.split(model, chosen(state, facts["frozen_parameters"]))
     assert set(kept) == own - wanted
     assert not any(model.clip.model.get_parameter(name).requires_grad for name in frozen)
 

@@ -18,9 +18,8 @@ from golden.models import IMAGENET
 from torch import nn
 
 from heads import cascade_clip
-from heads.otseg import SinkhornAttention
+from heads.otseg import SinkhornAttention, iterations_needed, transport_plan
 from heads.prompted_encoder import PromptedEncoder
-from heads.sinkhorn import iterations_needed, transport_plan
 from proxyclip.images import denormalise
 
 ALL = all_cases("heads")

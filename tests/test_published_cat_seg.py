@@ -1,5 +1,10 @@
 """Published checkpoints of CAT-Seg, in the layout of detectron2: they load as they are, without names of classes."""
 
+import json
+import sys
+from types import ModuleType
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import tiny_cat_seg
@@ -11,10 +16,11 @@ from tiny_cat_seg import CLASSES, LAYERS, OPTIONS, UNTOLD, save_official, tuned_
 from tiny_heads import refused
 
 import heads
-from heads.checkpoint import read_checkpoint_facts, save_checkpoint
+from heads.checkpoint import read_metadata, save_checkpoint
 from heads.clips import clip_fingerprint
-from heads.official_checkpoint import resized
+from heads.published import resized
 from proxyclip.backbones import build_clip
+from proxyclip.backbones.checkpoints import import_library
 from proxyclip.errors import InputError
 
 BLOCK = f"{CLIP}.visual.transformer.resblocks.1"
@@ -70,9 +76,9 @@ def test_tuned_weights_are_used(clip, trained):
 
 def test_classes_are_optional(tmp_path, clip, trained):
     file = save_official(tmp_path / "a.pth", trained)
-    facts = heads.plan(file, **choices(clip, classes=CLASSES, seen=CLASSES[:2])).checkpoint.facts
+    facts = heads.plan(file, **choices(clip, classes=CLASSES, seen=CLASSES[:2])).checkpoint.metadata
     assert (facts.head, facts.classes, facts.seen) == ("cat_seg", CLASSES, CLASSES[:2])
-    facts = heads.plan(file, **choices(clip, classes=CLASSES)).checkpoint.facts
+    facts = heads.plan(file, **choices(clip, classes=CLASSES)).checkpoint.metadata
     assert facts.seen == CLASSES
     refused(file, "seen names sea, not among the classes", **choices(clip, classes=CLASSES, seen=["sea"]))
     embeddings = tiny_heads.embeddings_file(tmp_path / "a.npy", (5, 1, 16))
@@ -85,7 +91,7 @@ def test_a_head_without_classes_can_be_kept(tmp_path, clip, trained):
     """It belongs to the CLIP of the start, not to the one that it has become."""
     found = heads.load(save_official(tmp_path / "a.pth", trained), **choices(clip))
     save_checkpoint(tmp_path / "last.safetensors", found, {})
-    assert read_checkpoint_facts(tmp_path).classes == ()
+    assert read_metadata(tmp_path).classes == ()
     assert found.clip_fingerprint == clip_fingerprint(build_clip.load(clip)) != clip_fingerprint(found.clip)
     other = tiny_clip.save_folder(tmp_path / "clip", found.clip.model.state_dict(), **LAYERS)
     with pytest.raises(InputError, match="trained on another CLIP"):
@@ -103,7 +109,7 @@ def test_the_clip_is_the_one_of_the_weights(tmp_path, clip, patch, name, sizes):
     mask = f"{AGGREGATOR}.layers.0.swin_block.block_2.attn_mask"  # which tells the size, if it is there
     for masks in ({}, {mask: torch.zeros(4, 144, 144)}):
         file = save_official(tmp_path / "a.pth", made, **weights, **masks)
-        facts = heads.open_checkpoint(file).facts
+        facts = heads.open_checkpoint(file).metadata
         assert facts.clip == name and (facts.options["clip_size"], facts.options["guidance_blocks"]) == sizes
         assert (facts.mean, facts.std) == (made.normalise.mean, made.normalise.std)
         refused(file, f"holds another CLIP than {name}: it lacks .*resblocks", device="cpu")
@@ -162,8 +168,9 @@ def test_the_rounding_of_half_precision_is_no_other_clip(tmp_path, clip, trained
     ({f"{CLIP}.visual.more": torch.zeros(1)}, "it has unknown visual.more"),
     (dict.fromkeys(APART, torch.zeros(3, 32)), "in_proj_weight differ"),
     (dict.fromkeys(APART) | {f"{BLOCK}.attn.in_proj_weight": torch.zeros(1, 32)}, "in_proj_weight differ"),
-    ({f"{AGGREGATOR}.conv1.weight": None}, "lacks sem_seg_head.predictor.transformer.conv1.weight"),
-    ({f"{CLIP}.visual.conv1.weight": None, "upsample2.weight": None}, "lacks .*conv1.weight, upsample2.weight"),
+    ({f"{AGGREGATOR}.conv1.weight": None}, "lacks aggregator.embed.weight"),
+    ({f"{CLIP}.visual.conv1.weight": None, "upsample2.weight": None}, "lacks clip.model.visual.conv1.weight"),
+    ({"upsample2.weight": None}, "lacks guidance_lifts.1.weight"),
     ({"upsample1.bias": None}, r"1 missing \(guidance_lifts.0.bias\)"),
     ({"upsample3.bias": torch.zeros(1)}, r"1 unexpected \(upsample3.bias\)"),
     ({PADDING: None}, r"1 missing \(aggregator.layers.0.classes.padding\)"),
@@ -199,6 +206,73 @@ def test_what_contradicts_the_file(tmp_path, clip, trained, given, words):
     refused(file, words, build=True, **(choices(clip) | given))
 
 
+def test_a_file_that_holds_all_of_clip_needs_no_other(tmp_path, trained, monkeypatch):
+    """Its trained weights are in place when text is encoded."""
+    tiny = tmp_path / "TinyTuned.json"
+    tiny.write_text(json.dumps(tiny_clip.config(**LAYERS)))
+    import_library("open_clip").add_model_config(tiny)
+    monkeypatch.setattr("heads.published.LARGER", {1024: "TinyTuned:random"})
+    monkeypatch.setattr("heads.build.load_clip", lambda *_: pytest.fail("a second CLIP"))
+    found = heads.load(save_official(tmp_path / "a.pth", trained), **choices(None))
+    assert torch.equal(tiny_heads.scores(found), tiny_heads.scores(trained))
+
+
+def save_mmseg(path, head, hub=False, meta=None, **more) -> str:
+    """As mmengine writes it. hub: with its record of losses, whose objects are of its own types."""
+    history, module = ModuleType("mmengine.logging.history_buffer"), "mmengine.logging.history_buffer"
+    exec(HISTORY_BUFFER, history.__dict__)  # noqa: S102
+    stored = {"state_dict": tiny_cat_seg.mmseg_state(head) | more} | ({"meta": meta} if meta else {})
+    names = {"mmengine": ModuleType("mmengine"), "mmengine.logging": ModuleType("mmengine.logging"), module: history}
+    with patch.dict(sys.modules, names):
+        if hub:
+            stored["message_hub"] = {
+                "log_scalars": {"train/loss": history.HistoryBuffer()},
+                "runtime_info": {"iter": 5},
+            }
+        torch.save(stored, path)
+    return str(path)
+
+
+HISTORY_BUFFER = """
+import numpy as np
+class HistoryBuffer:
+    def __init__(self):
+        self.max_length, self.history, self.best = 9, np.arange(3.0), np.float64(0.5)
+    def mean(self):
+        return self.history.mean()
+    def __getstate__(self):
+        return self.__dict__ | {"statistics_methods": {"mean": HistoryBuffer.mean}}
+"""
+
+
+def test_mmsegmentations_project_loads(tmp_path, clip):
+    """Its guidance comes from a ResNet-101; it evaluates windows of the image alone."""
+    made = tuned_head(clip, guidance="resnet101", pad_len=0)
+    file = save_mmseg(tmp_path / "a.pth", made, True, {"dataset_meta": {"classes": ("wall", "sky")}})
+    found = heads.load(file, clip=clip, device="cpu", clip_size=32, guidance_blocks=(0, 1), window=2)
+    assert found.method == "CAT-Seg v1 (R101)" and found.classes == ("wall", "sky")
+    options = found.options
+    assert (options.short_side, options.long_side, options.stride, options.square) == (512, 2048, 384, 0)
+    for name, value in made.trained().items():
+        assert torch.equal(found.trained()[name], value), name
+    assert torch.equal(tiny_heads.scores(found), tiny_heads.scores(made))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"backbone.feature_extractor.stages.0.weight": torch.zeros(1)}, "another guidance backbone than ResNet-101"),
+    ({"decode_head.q_proj.weight": torch.zeros(1)}, r"1 unexpected \(aggregator.q_proj.weight\)"),
+    ({"neck.layers.0.spatial_agg.block_1.attn.w_msa.relative_position_bias_table": torch.zeros(1)}, "1 unexpected"),
+])  # fmt: skip
+def test_mmsegmentations_project_is_never_taken_for_zegclip(tmp_path, clip, trained, change, words):
+    file = save_mmseg(tmp_path / "a.pth", trained, **change)
+    refused(file, words, True, **choices(clip), clip_size=32, window=2)
+
+
+def test_the_first_version_of_the_authors_own_is_named(tmp_path, clip, trained):
+    file = save_official(tmp_path / "a.pth", trained, **{"backbone.stem.conv1.weight": torch.zeros(1)})
+    refused(file, "CAT-Seg's first version, with a guidance backbone as detectron2 names it", **choices(clip))
+
+
 def test_files_of_other_heads_are_not_of_this_one(tmp_path, clip):
     four = tiny_heads.clip_folder(tmp_path / "clip")
     file = tiny_heads.save_official(tmp_path / "a.pth", tiny_heads.head("zegclip", four))
@@ -210,6 +284,5 @@ def test_no_padding_is_told(tmp_path, clip):
     file = save_official(tmp_path / "a.pth", tuned_head(clip, pad_len=0))
     refused(file, "pad_len is 8, but .* was trained with 0", **choices(clip))
     assert heads.plan(file, **choices(clip, pad_len=None)).options.pad_len == 0
-    assert (
-        heads.open_checkpoint(save_official(tmp_path / "a.pth", tuned_head(clip))).facts.options.get("pad_len") is None
-    )
+    metadata = heads.open_checkpoint(save_official(tmp_path / "a.pth", tuned_head(clip))).metadata
+    assert metadata.options.get("pad_len") is None
