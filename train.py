@@ -26,7 +26,7 @@ from configs.training import TrainConfig
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder
-from proxyclip.runtime import cores_each, main_guard
+from proxyclip.runtime import main_guard
 
 FILES = ("state.pt", "last.safetensors", "best.safetensors", "train.jsonl")
 
@@ -45,6 +45,7 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--init-from", type=Path, metavar="CHECKPOINT", help="start from these weights: a WORKDIR or a file")
     add("--data-root", type=Path, help="folder that contains the datasets (default: $PROXYCLIP_DATA or data/)")
     add("--checkpoint-clip", type=Path, metavar="FILE", help="weights of the CLIP, instead of a download")
+    add("--limit", type=int, metavar="N", help="evaluate on the first N images only, which scores are recorded with")
     add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
     add_device_options(parser)
     return parser.parse_args(arguments)
@@ -53,7 +54,7 @@ def parse(arguments=None) -> argparse.Namespace:
 @main_guard
 def main(arguments=None) -> None:
     options = parse(arguments)
-    check_numbers(options, iterations=1, seed=0, workers=0, batch_windows=1)
+    check_numbers(options, iterations=1, seed=0, limit=1, workers=0, batch_windows=1)
     if options.minutes is not None and not 0 < options.minutes <= 1e6:
         raise InputError(f"--minutes must be above 0 and at most 1000000, not {options.minutes}")
     config = settings_of(options)
@@ -64,15 +65,15 @@ def main(arguments=None) -> None:
     if options.check:
         check_workdir(options)
         return
-    from heads.training.step import NotFinite
-    from proxyclip.evaluation.distributed import joined
+    from heads.training.loop import NotFinite
+    from proxyclip.evaluation.ranks import start_ranks
     from proxyclip.evaluation.run_lock import run_lock
 
     # One process per GPU: gradients travel through NCCL, everything else through gloo on the CPU.
     backend = "cpu:gloo,cuda:nccl" if planned.device.type == "cuda" and options.device in ("auto", "cuda") else "gloo"
-    with joined(backend, "continue from the last save with --resume") as ranks, ExitStack() as held:
-        if ranks.first:
-            held.enter_context(run_lock(options.workdir / ".lock", "a training run", options.workdir))
+    with start_ranks(backend, "continue from the last save with --resume") as ranks, ExitStack() as locks:
+        if ranks.is_main:
+            locks.enter_context(run_lock(options.workdir / ".lock", "a training run", options.workdir))
             check_workdir(options)
         try:
             run(options, config, planned, samples, start, ranks)
@@ -91,10 +92,10 @@ def settings_of(options) -> TrainConfig:
 
 def plan_of(options, config: TrainConfig):
     from heads.training.plan import plan_head
-    from proxyclip.evaluation.distributed import own_device
+    from proxyclip.evaluation.ranks import rank_device
 
     names = config.data.classes, config.seen
-    place = own_device(options.device), options.precision, options.checkpoint_clip
+    place = rank_device(options.device), options.precision, options.checkpoint_clip
     return plan_head(config.head, config.options, config.clip, *names, *place)
 
 
@@ -120,7 +121,7 @@ def check_workdir(options) -> None:
 
 def stop(options, error, ranks) -> None:
     """Ends a run whose numbers are not finite; this is no invalid input, so the exit code is 1."""
-    if ranks.first:
+    if ranks.is_main:
         from heads.checkpoint import LAST, read_metadata
 
         iteration = read_metadata(options.workdir / LAST).training["iteration"]
@@ -137,62 +138,89 @@ def stop(options, error, ranks) -> None:
 def run(options, config: TrainConfig, planned, samples, start, ranks) -> None:
     """Trains, from the start or from the state in the workdir."""
     from configs.training_data import training_batches
-    from heads.training.curves import CURVES, write_curves
-    from heads.training.log import LOG
-    from heads.training.loop import train
-    from heads.training.scores import scores_on
+    from heads.checkpoint import BEST, LAST
+    from heads.training.log import CURVES, LOG, write_curves
+    from heads.training.loop import scores_on, train
+    from proxyclip.evaluation.reading import choose_workers
 
-    training = begin(options, config, planned, len(samples[0]), start, ranks)
+    images, evaluated = samples
+    training = begin(options, config, planned, samples, start, ranks)
     if training.progress.finished:
         print(f"already trained: {options.workdir} holds all {training.progress.iteration} iterations")
+        training.check_best()
         return
-    workers = workers_of(options, planned.device, ranks)
-    evaluate = scores_on(samples[1], training.head, config.left_out, workers, options.batch_windows, ranks)
-    used = training.progress.iteration * training.images
-    place = planned.options.image_size, used, ranks.rank, ranks.world, workers
-    stream = training_batches(config, samples[0], *place)
+    workers = choose_workers(options.workers, planned.device, ranks.per_machine)
+    scores = scores_on(
+        evaluated,
+        training.head,
+        left_out=config.left_out,
+        limit=training.limit,
+        workers=workers,
+        batch_windows=options.batch_windows,
+        ranks=ranks,
+    )
+    stream = training_batches(
+        config,
+        images,
+        crop=planned.options.image_size,
+        start=training.progress.iteration * training.images,
+        rank=ranks.rank,
+        ranks=ranks.world,
+        workers=workers,
+        device=planned.device,
+    )
     try:
-        train(training, stream, evaluate)
+        with stream as batches:
+            train(training, batches, scores)
     finally:
-        stream.close()
         if training.log:
             training.log.close()
-    if ranks.first:
+    if ranks.is_main:
         write_curves(options.workdir / LOG, options.workdir / CURVES)
-        print(f"written to {options.workdir}: best.safetensors, last.safetensors, {LOG}, {CURVES}")
+        written = [name for name in (BEST, LAST, LOG, CURVES) if (options.workdir / name).exists()]
+        print(f"written to {options.workdir}: {', '.join(written)}")
+    training.check_best()
 
 
-def begin(options, config: TrainConfig, planned, images: int, start, ranks):
+def begin(options, config: TrainConfig, planned, samples, start, ranks):
     """The run as it starts, or as it was when its state was saved."""
-    from heads.training.begin import Recipe, begin, describe
-    from heads.training.run import Pace
-    from heads.training.schedule import Schedule
+    from heads.training.recipe import Recipe, Schedule
+    from heads.training.run import begin, describe
+    from proxyclip.backbones.layers import cpu_settings
 
-    schedule = taken(Schedule, config, kind=config.schedule, minutes=options.minutes)
-    settings = config.record() | {"minutes": options.minutes, "precision": str(planned.dtype).removeprefix("torch.")}
-    settings["images_per_iteration"] = config.batch * config.accumulation * ranks.world
-    settings["training_images"] = images
-    facts = {"dataset": config.data.name, "setting": config.setting, "unseen": config.unseen}
-    parts = taken(Recipe, config), schedule, taken(Pace, config), options.workdir, settings, facts, ranks
-    training = begin(planned, *parts, options.resume, start)
-    if ranks.first:
+    images, evaluated = map(len, samples)
+    limit = options.limit if options.limit and options.limit < evaluated else None
+    settings = config.record() | {
+        "minutes": options.minutes,
+        "precision": str(planned.dtype).removeprefix("torch."),
+        "images_per_iteration": config.batch * config.accumulation * ranks.world,
+        "training_images": images,
+        "limit": limit,
+        **cpu_settings(planned.device),
+    }
+    training = begin(
+        planned,
+        select(Recipe, config),
+        select(Schedule, config, kind=config.schedule, minutes=options.minutes),
+        folder=options.workdir,
+        settings=settings,
+        facts={"dataset": config.data.name, "setting": config.setting, "unseen": config.unseen},
+        ranks=ranks,
+        limit=limit,
+        resume=options.resume,
+        start=start,
+    )
+    if ranks.is_main:
         print(describe(training, images))
         if config.published_batch not in (None, training.images):
             print(f"note: published runs have {config.published_batch} images per iteration")
     return training
 
 
-def taken(parts: type, config: TrainConfig, **others):
+def select(parts: type, config: TrainConfig, **others):
     """A dataclass with all fields that it shares with the configuration."""
     shared = {entry.name: getattr(config, entry.name) for entry in fields(parts) if hasattr(config, entry.name)}
     return parts(**shared, **others)
-
-
-def workers_of(options, device, ranks) -> int:
-    """Data-loading processes of this rank."""
-    if options.workers is not None:
-        return options.workers
-    return 1 if device.type == "cpu" else min(8, cores_each(ranks.per_machine))
 
 
 if __name__ == "__main__":

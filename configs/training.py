@@ -40,7 +40,7 @@ class TrainConfig:
     augment: how training images are cut and changed; its crop is the head's image_size.
     batch: images at a time in each process. accumulation: batches whose gradients are averaged for one iteration.
     published_batch: images per iteration of the published run, all processes together, for a note if it is another.
-    rate, min_rate, schedule, power, warmup, warmup_ratio: see `heads.training.schedule`. rate_factors: start of
+    rate, min_rate, schedule, power, warmup, warmup_ratio: see `heads.training.recipe.Schedule`. rate_factors: start of
     parameter names -> factor on their rate. weight_decay: of everything that is trained; decay_norms: of norms as well,
     as in the published runs. clip_norm: largest norm of all gradients together, 0 for no limit.
     loss: "mask", focal and dice loss: for mask_weight, dice_weight and void see `heads.losses.mask_loss`; or

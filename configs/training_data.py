@@ -1,26 +1,22 @@
 """The training data of a configuration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-from torch import Tensor
 
 from configs.training import TrainConfig
 from datasets.labels_for_training import LabelTable
-from datasets.training import TrainingSamples, batches
+from datasets.training import TrainingSamples, read_batches
 
 
-def training_batches(
-    config: TrainConfig, samples: Sequence, crop: int, start: int, rank: int = 0, ranks: int = 1, workers: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of one rank, images (B, 3, c, c) and labels (B, c, c), with the labels that the setting allows.
+def training_batches(config: TrainConfig, samples: Sequence, crop: int, **reading):
+    """A context manager: the batches of one rank, with the labels that the setting allows.
 
-    crop: c. start: how many samples all ranks together have used. Closing the iterator ends the workers.
+    crop: side of the crops. reading: start, rank, ranks, workers and device of `read_batches`.
     """
     data = config.data
     if config.setting == "fully":
         table = LabelTable.fully(data.classes)
     else:
         table = getattr(LabelTable, config.setting)(data.classes, config.seen)
-    chosen = TrainingSamples(samples, table, replace(config.augment, crop=crop), config.seed)
-    return batches(chosen, batch=config.batch, start=start, rank=rank, ranks=ranks, workers=workers)
+    augment = replace(config.augment, crop=crop)
+    return read_batches(TrainingSamples(samples, table, augment, config.seed), batch=config.batch, **reading)

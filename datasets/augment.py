@@ -2,6 +2,10 @@
 
 Some runs distort before they flip, which makes the same images. Everything random comes from the generator that is
 passed in.
+
+Photometric distortion is random brightness, contrast, saturation and hue (Liu et al., SSD, 2016, §2.2). Each is applied
+to half of the images. As in the published runs, values are rounded down to 8 bits after each step; only saturation and
+hue share one conversion to HSV and back.
 """
 
 from dataclasses import dataclass
@@ -10,19 +14,21 @@ import cv2
 import numpy as np
 
 from datasets.checks import is_whole
-from datasets.distortion import Range, distort
-from datasets.label_map import VOID
 from datasets.labels_for_training import UNLABELLED
 from proxyclip.errors import InputError
 from proxyclip.images import resize, scaled_size
 
-CROPS_TRIED = 10
+Range = tuple[float, float]
+PADDED = -3  # the label of padding, until pixels become floats: then the padding gets its colour, and is void
+MAX_CROPS = 10
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IDENTITY = np.arange(256, dtype=np.float32)
+HUES = 180  # OpenCV's hues: one is 2 degrees
 
 
 @dataclass(frozen=True)
 class Augment:
-    """`augment(image, label, rng)` -> image (c, c, 3) float32 in [0, 1], label (c, c) int32, where c is `crop`.
+    """`augment(image, label, rng)`: (H, W, 3) uint8, (H, W) int32 -> (c, c, 3) uint8, (c, c) int16, where c is `crop`.
 
     scale, ratio: both lengths of `scale` are multiplied by a factor drawn from the range `ratio`; the image is resized,
     keeping its aspect ratio, to the largest size whose long side is at most the longer of them, and whose short side is
@@ -34,8 +40,9 @@ class Augment:
     distort: whether to distort colours, on the scale 0 to 255. brightness: the most that is added or subtracted.
     contrast, saturation: ranges of the factors. hue: the largest turn to either side, in units of 2 degrees.
 
-    padding: RGB in [0, 1] of the pixels beyond an image that is smaller than the crop, at its right and bottom; their
-    label is VOID. The default becomes 0 when the image is normalised with ImageNet's mean.
+    padding: RGB in [0, 1] of the pixels beyond an image that is smaller than the crop, at its right and bottom. Their
+    label is PADDED; `datasets.training.to_tensors` gives them the colour, which 8 bits need not hold, and makes them
+    void. The default becomes 0 when the image is normalised with ImageNet's mean.
 
     Raises InputError for a value that is not allowed.
     """
@@ -71,33 +78,34 @@ class Augment:
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         image, label = self.cut(image, label, rng)
-        padded = np.empty((3, self.crop, self.crop), np.float32), np.empty((self.crop, self.crop), np.int32)
-        self.pad(image, label, *padded)
-        return padded[0].transpose(1, 2, 0), padded[1]  # (c, c, 3), (c, c)
+        height, width = label.shape
+        padded = np.zeros((self.crop, self.crop, 3), np.uint8), np.full((self.crop, self.crop), PADDED, np.int16)
+        padded[0][:height, :width], padded[1][:height, :width] = image, label
+        return padded
 
     def cut(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Everything but the padding: (H, W, 3) uint8, (H, W) int32 -> (h, w, 3) uint8, (h, w) int32; h, w <= c."""
-        image, label = self.rescaled(image, label, rng)
-        image, label = self.cropped(image, label, rng)
+        image, label = self.rescale(image, label, rng)
+        image, label = self.crop_at_random(image, label, rng)
         if rng.random() < self.flip:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if self.distort:
             image = distort(image, rng, self.brightness, self.contrast, self.saturation, self.hue)
         return image, label
 
-    def rescaled(self, image, label, rng):
+    def rescale(self, image, label, rng):
         factor = rng.uniform(*self.ratio)
         long_side, short_side = (max(1, int(side * factor)) for side in (max(self.scale), min(self.scale)))
         size = scaled_size(*label.shape, short_side, long_side)
         # (h, w, 3), (h, w)
         return resize(image, size, self.antialias), cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
 
-    def cropped(self, image, label, rng):
+    def crop_at_random(self, image, label, rng):
         height, width = (min(side, self.crop) for side in label.shape)
-        for tried in range(CROPS_TRIED + 1):
+        for attempt in range(MAX_CROPS + 1):
             top, left = (rng.integers(side - kept + 1) for side, kept in zip(label.shape, (height, width), strict=True))
             window = np.s_[top : top + height, left : left + width]
-            if self.max_share == 1 or tried == CROPS_TRIED or self.is_mixed(label[window]):
+            if self.max_share == 1 or attempt == MAX_CROPS or self.is_mixed(label[window]):
                 break
         return np.ascontiguousarray(image[window]), np.ascontiguousarray(label[window])  # (h, w, 3), (h, w)
 
@@ -106,13 +114,47 @@ class Augment:
         counts = np.bincount((label - UNLABELLED).ravel())[-UNLABELLED:]  # (K',): pixels of each class
         return np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum()
 
-    def pad(self, image: np.ndarray, label: np.ndarray, padded: np.ndarray, padded_label: np.ndarray) -> None:
-        """Fills `padded` (3, c, c) float32 and `padded_label` (c, c) with what `cut` returns, and padding."""
-        height, width = label.shape
-        padded[:, height:] = padded[:, :, width:] = np.array(self.padding, np.float32)[:, None, None]
-        padded_label[height:], padded_label[:, width:] = VOID, VOID
-        np.divide(image.transpose(2, 0, 1), 255, out=padded[:, :height, :width], dtype=np.float32)
-        padded_label[:height, :width] = label
+
+def distort(
+    image: np.ndarray, rng: np.random.Generator, brightness: float, contrast: Range, saturation: Range, hue: int
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> the same shape. The parameters are those of `Augment`.
+
+    In this order: brightness, contrast, saturation, hue; half of the time contrast comes last.
+    """
+    before, after = IDENTITY, IDENTITY  # (256,): what each value becomes
+    if toss_coin(rng):
+        before = round_down(before + rng.uniform(-brightness, brightness))
+    if toss_coin(rng):
+        factor = rng.uniform(*contrast)
+        if toss_coin(rng):
+            before = round_down(before * factor)
+        else:
+            after = round_down(after * factor)
+    image = cv2.LUT(image, before.astype(np.uint8))
+    image = distort_hue(image, rng, saturation, hue)
+    return cv2.LUT(image, after.astype(np.uint8))
+
+
+def distort_hue(image: np.ndarray, rng: np.random.Generator, saturation: Range, hue: int) -> np.ndarray:
+    tables = np.stack([IDENTITY] * 3, axis=-1)[:, None]  # (256, 1, 3): what each hue, saturation and value becomes
+    saturate, turn = toss_coin(rng), toss_coin(rng)
+    if saturate:
+        tables[..., 1] = round_down(tables[..., 1] * rng.uniform(*saturation))
+    if turn:
+        tables[..., 0] = (tables[..., 0] + rng.integers(-hue, hue + 1)) % HUES
+    if not (saturate or turn):
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # (H, W, 3)
+    return cv2.cvtColor(cv2.LUT(hsv, tables.astype(np.uint8)), cv2.COLOR_HSV2RGB)
+
+
+def round_down(values: np.ndarray) -> np.ndarray:
+    return np.floor(np.clip(values, 0, 255))
+
+
+def toss_coin(rng: np.random.Generator) -> bool:
+    return rng.random() < 0.5
 
 
 def is_number(value, lowest: float, highest: float) -> bool:

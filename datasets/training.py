@@ -8,17 +8,20 @@ Shapes: B samples, c the side of a crop.
 
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.augment import Augment
+from datasets.augment import PADDED, Augment
 from datasets.checks import is_whole
+from datasets.label_map import VOID
 from datasets.labels_for_training import LabelTable
 from proxyclip.errors import InputError
-from proxyclip.workers import in_order
+from proxyclip.evaluation.reading import read_ahead
 
 ORDER, AUGMENTATION = range(2)  # what random numbers are for
 
@@ -38,22 +41,15 @@ class TrainingSamples:
         self.samples, self.table, self.augment, self.seed = samples, table, augment, seed
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.tensors([self.read(position)])
+        image, label = map(torch.from_numpy, self.read(position))
+        images, labels = to_tensors(image[None], label[None], self.augment.padding)
         return images[0], labels[0]
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sample before padding: (h, w, 3) uint8, (h, w) int32; h, w <= c."""
-        epoch, place = divmod(position, len(self.samples))
-        _, image, label = self.samples[int(permutation(self.seed, epoch, len(self.samples))[place])]
-        return self.augment.cut(image, self.table(label), random_numbers(self.seed, AUGMENTATION, position))
-
-    def tensors(self, read: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-        """Samples as `read` returns them -> padded, (B, 3, c, c) float32 and (B, c, c) int64."""
-        side = self.augment.crop
-        images, labels = np.empty((len(read), 3, side, side), np.float32), np.empty((len(read), side, side), np.int64)
-        for cut, *padded in zip(read, images, labels, strict=True):
-            self.augment.pad(*cut, *padded)
-        return torch.from_numpy(images), torch.from_numpy(labels)
+        """The sample as `Augment` returns it: (c, c, 3) uint8, (c, c) int16."""
+        epoch, index = divmod(position, len(self.samples))
+        _, image, label = self.samples[int(permutation(self.seed, epoch, len(self.samples))[index])]
+        return self.augment(image, self.table(label), random_numbers(self.seed, AUGMENTATION, position))
 
 
 def random_numbers(seed: int, purpose: int, number: int) -> np.random.Generator:
@@ -65,14 +61,45 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return random_numbers(seed, ORDER, epoch).permutation(count)
 
 
-def batches(
-    samples: TrainingSamples, *, batch: int, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of one rank: images (B, 3, c, c) float32 in [0, 1], labels (B, c, c) int64, with B = `batch`.
+@dataclass(frozen=True)
+class Batches:
+    """`batches[first]` -> the samples from position `first` on, (B, c, c, 3) uint8 and (B, c, c) int16."""
+
+    samples: TrainingSamples
+    size: int
+
+    def __getitem__(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = zip(*map(self.samples.read, range(first, first + self.size)), strict=True)
+        return np.stack(images), np.stack(labels)
+
+
+def to_tensors(images: Tensor, labels: Tensor, padding: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """(B, c, c, 3) uint8 and (B, c, c) int16 as `Augment` returns them -> (B, 3, c, c) float32 in [0, 1] and (B, c, c)
+    int64, with VOID for padding. On an accelerator this follows the copy, of a quarter of the bytes."""
+    padded = labels == PADDED  # (B, c, c)
+    images = images.permute(0, 3, 1, 2).float().contiguous().div_(255)  # (B, 3, c, c)
+    for channel, value in enumerate(padding):
+        images[:, channel].masked_fill_(padded, value)
+    return images, labels.long().masked_fill_(padded, VOID)
+
+
+@contextmanager
+def read_batches(
+    samples: TrainingSamples,
+    *,
+    batch: int,
+    start: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Endless batches of one rank on `device` (default: the CPU), for the loop inside the block: images (B, 3, c, c)
+    float32 in [0, 1], labels (B, c, c) int64, with B = `batch`.
 
     start: how many samples all ranks together have used so far. Of the next `batch` * `ranks` samples, rank r gets
     the r-th part: two ranks see what one would see in batches of twice the size. workers: processes that read ahead,
-    two batches each; 0 reads in this process. Closing the iterator ends them.
+    two batches each; 0 reads in this process. They end with the block.
 
     Raises InputError for a number out of range or if a worker is killed, and the errors of `samples`.
     """
@@ -81,11 +108,11 @@ def batches(
             raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if not is_whole(rank, 0, ranks - 1):
         raise InputError(f"rank must be from 0 to {ranks - 1}, not {rank!r}")
+    device = device or torch.device("cpu")
     firsts = range(start + rank * batch, sys.maxsize, batch * ranks)  # position of the first sample of each batch
     advice = "rerun with --resume to continue from the last checkpoint"
-    # Tensors have four times the bytes: they are not made by the workers.
-    return in_order(partial(read_batch, samples, batch), firsts, workers, samples.tensors, advice)
-
-
-def read_batch(samples: TrainingSamples, batch: int, first: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [samples.read(position) for position in range(first, first + batch)]
+    with read_ahead(Batches(samples, batch), firsts, workers=workers, device=device, advice=advice) as stream:
+        yield (
+            to_tensors(*(part.to(device, non_blocking=True) for part in arrays), samples.augment.padding)
+            for arrays in stream
+        )

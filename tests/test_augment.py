@@ -9,12 +9,13 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from datasets.augment import IMAGENET_MEAN, Augment
-from datasets.distortion import distort
+from datasets.augment import IMAGENET_MEAN, Augment, distort
 from datasets.label_map import VOID
 from datasets.labels_for_training import UNLABELLED
+from datasets.training import to_tensors
 from proxyclip.errors import InputError
 
 PLAIN = {"ratio": (1.0, 1.0), "flip": 0.0, "distort": False, "max_share": 1.0}
@@ -23,6 +24,13 @@ PLAIN = {"ratio": (1.0, 1.0), "flip": 0.0, "distort": False, "max_share": 1.0}
 def random_pair(height, width, seed=0, classes=5):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, 3), np.uint8), rng.integers(-2, classes, (height, width), np.int32)
+
+
+def augmented(augment, image, label, seed=0):
+    """(c, c, 3) float32 in [0, 1], (c, c) int64."""
+    arrays = augment(image, label, np.random.default_rng(seed))
+    images, labels = to_tensors(*(torch.from_numpy(array[None]) for array in arrays), augment.padding)
+    return images[0].permute(1, 2, 0).numpy(), labels[0].numpy()
 
 
 def blocks(height, width, side, seed, values):
@@ -41,7 +49,7 @@ def blocks(height, width, side, seed, values):
 )
 def test_the_largest_size_that_fits_the_scale(size, scale, factor):
     augment = Augment(scale=scale, ratio=(factor, factor), crop=4096)
-    image, label = augment.rescaled(*random_pair(*size), np.random.default_rng(0))
+    image, label = augment.rescale(*random_pair(*size), np.random.default_rng(0))
     longest, shortest = (int(factor * side) for side in scale)
     zoom = min(Fraction(longest, max(size)), Fraction(shortest, min(size)))
     expected = tuple(max(1, math.floor(side * zoom + Fraction(1, 2))) for side in size)
@@ -51,14 +59,14 @@ def test_the_largest_size_that_fits_the_scale(size, scale, factor):
 
 def test_the_scale_may_be_given_short_side_first():
     pair, rng = random_pair(30, 50), np.random.default_rng
-    first, second = (Augment(scale=scale).rescaled(*pair, rng(0))[1] for scale in ((2048, 512), (512, 2048)))
+    first, second = (Augment(scale=scale).rescale(*pair, rng(0))[1] for scale in ((2048, 512), (512, 2048)))
     assert np.array_equal(first, second)
 
 
 def test_the_factor_is_drawn_evenly_from_the_range():
     augment, rng = Augment(scale=(100, 100), ratio=(0.5, 2.0)), np.random.default_rng(0)
     pair = random_pair(1, 10)
-    sides = [augment.rescaled(*pair, rng)[1].shape[1] for _ in range(2000)]
+    sides = [augment.rescale(*pair, rng)[1].shape[1] for _ in range(2000)]
     counts, _ = np.histogram(sides, bins=5, range=(50, 200))
     assert min(sides) in (50, 51) and max(sides) in (198, 199)
     assert counts.min() > 330 and counts.max() < 470
@@ -69,7 +77,7 @@ def test_images_are_interpolated_and_labels_are_not(size):
     """Pixel centres aligned, no antialiasing; a label is that of the pixel whose area starts before it."""
     image, label = random_pair(*size)
     augment = Augment(scale=(64, 24), ratio=(1.0, 1.0))
-    resized, relabelled = augment.rescaled(image, label, np.random.default_rng(0))
+    resized, relabelled = augment.rescale(image, label, np.random.default_rng(0))
     (height, width), (new_height, new_width) = size, relabelled.shape
     for row in range(new_height):
         for column in range(new_width):
@@ -86,7 +94,7 @@ def test_images_are_interpolated_and_labels_are_not(size):
 def test_antialiasing_is_that_of_pillow_and_leaves_labels_alone():
     image, label = random_pair(60, 90)
     augments = [Augment(scale=(99, 20), ratio=(1.0, 1.0), antialias=choice) for choice in (False, True)]
-    pairs = [augment.rescaled(image, label, np.random.default_rng(0)) for augment in augments]
+    pairs = [augment.rescale(image, label, np.random.default_rng(0)) for augment in augments]
     pillow = Image.fromarray(image).resize((30, 20), Image.Resampling.BILINEAR)
     assert np.array_equal(pairs[1][0], pillow) and not np.array_equal(pairs[0][0], pillow)
     assert np.array_equal(pairs[0][1], pairs[1][1])
@@ -131,7 +139,7 @@ def test_the_crop_is_the_first_of_eleven_that_is_mixed(values, max_share):
     tried = set()
     for seed in range(40):
         label = blocks(*size, 9, seed, values)
-        image, cropped = augment.cropped(coordinates(*size), label, rng := np.random.default_rng(seed))
+        image, cropped = augment.crop_at_random(coordinates(*size), label, rng := np.random.default_rng(seed))
         plain_rng = np.random.default_rng(seed)
         top, left = plain_crop(label.tolist(), 16, max_share, plain_rng)
         assert image[0, 0].tolist() == [top, left, 0] and image[-1, -1].tolist() == [top + 15, left + 15, 0]
@@ -150,7 +158,7 @@ def test_a_share_of_exactly_the_limit_is_too_much():
 
 def test_without_a_limit_the_first_crop_is_taken():
     label, rng, expected = np.full((9, 7), VOID, np.int32), np.random.default_rng(0), np.random.default_rng(0)
-    Augment(crop=4, max_share=1.0).cropped(coordinates(9, 7), label, rng)
+    Augment(crop=4, max_share=1.0).crop_at_random(coordinates(9, 7), label, rng)
     expected.integers(6), expected.integers(4)
     assert rng.random() == expected.random()
 
@@ -158,7 +166,7 @@ def test_without_a_limit_the_first_crop_is_taken():
 def test_every_place_is_cropped():
     augment, rng = Augment(crop=4, max_share=1.0), np.random.default_rng(0)
     image, label = coordinates(6, 7), np.zeros((6, 7), np.int32)
-    places = {tuple(augment.cropped(image, label, rng)[0][0, 0, :2].tolist()) for _ in range(400)}
+    places = {tuple(augment.crop_at_random(image, label, rng)[0][0, 0, :2].tolist()) for _ in range(400)}
     assert places == {(row, column) for row in range(3) for column in range(4)}
 
 
@@ -186,7 +194,7 @@ def test_image_and_label_stay_together():
     for seed in range(30):
         label = blocks(90, 130, 30, seed, range(4))
         augment = Augment(scale=(200, 100), crop=64, distort=False)
-        image, label = augment(colours[label], label, np.random.default_rng(seed))
+        image, label = augmented(augment, colours[label], label, seed)
         inside = label >= 0
         for step in itertools.product((-2, 0, 2), repeat=2):  # pixels near another label are a mixture
             inside &= np.roll(label, step, (0, 1)) == label
@@ -313,10 +321,10 @@ def test_without_distortion_colours_stay():
 def test_a_small_image_is_padded_at_the_right_and_below(size):
     image, label = random_pair(*size)
     augment = Augment(**PLAIN | {"scale": (max(size), min(size)), "crop": 40})
-    padded, padded_label = augment(image, label, np.random.default_rng(0))
+    padded, padded_label = augmented(augment, image, label)
     height, width = (min(side, 40) for side in size)
     assert padded.shape == (40, 40, 3) and padded.dtype == np.float32
-    assert padded_label.shape == (40, 40) and padded_label.dtype == np.int32
+    assert padded_label.shape == (40, 40) and padded_label.dtype == np.int64
     # `rng` chooses the crop along the longer side.
     places = [np.abs(padded[:height, :width] - image[y : y + height, x : x + width] / np.float32(255)).max() < 1e-7
               for y in range(size[0] - height + 1) for x in range(size[1] - width + 1)]  # fmt: skip
@@ -341,7 +349,7 @@ def test_the_augmentation_of_cat_seg(size, resized):
     image, label = random_pair(*size)
     flips = set()
     for seed in range(6):
-        found, found_label = Augment(**CAT_SEG)(image, label, np.random.default_rng(seed))
+        found, found_label = augmented(Augment(**CAT_SEG), image, label, seed)
         rng = np.random.default_rng(seed)
         rng.uniform(1.0, 1.0)
         height, width = (min(side, 384) for side in resized)
@@ -362,9 +370,8 @@ def test_the_augmentation_of_cat_seg(size, resized):
 
 
 def test_the_colour_of_padding_can_be_chosen():
-    padded, _ = Augment(**PLAIN | {"scale": (8, 8), "crop": 9, "padding": (0.25, 0.5, 1.0)})(
-        *random_pair(8, 8), np.random.default_rng(0)
-    )
+    augment = Augment(**PLAIN | {"scale": (8, 8), "crop": 9, "padding": (0.25, 0.5, 1.0)})
+    padded, _ = augmented(augment, *random_pair(8, 8))
     assert padded[8].tolist() == [[0.25, 0.5, 1.0]] * 9
 
 
@@ -372,7 +379,7 @@ def test_the_same_random_numbers_give_the_same_crop_and_others_another():
     image, label = random_pair(60, 90)
     before = image.copy(), label.copy()
     augment = Augment(scale=(128, 64), crop=32)
-    first, again, other = (augment(image, label, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (augmented(augment, image, label, seed) for seed in (3, 3, 4))
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
     assert first[0].min() >= 0 and first[0].max() <= 1

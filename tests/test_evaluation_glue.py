@@ -18,8 +18,7 @@ import eval as eval_script
 import proxyclip
 from configs.load import load_config
 from configs.overrides import read_overrides
-from heads.training.scores import scores_on
-from proxyclip.evaluation.distributed import Ranks
+from heads.training.loop import scores_on
 from proxyclip.evaluation.partial_counts import Progress
 from proxyclip.images import read_image, resize, to_tensor
 from proxyclip.segmentor import Segmentor
@@ -115,7 +114,7 @@ def test_evaluation_resizes_as_segment_does(tmp_path, folder, seen_images, worke
 def test_scores_of_a_training_run_resize_as_segment_does(seen_images, workers):
     head = tiny_head.head("zegclip", classes=tiny_training.CLASSES, seen=tiny_training.SEEN, short_side=40)
     samples = tiny_training.Images(2)
-    scores_on(samples, head, (), workers, None, Ranks())()
+    scores_on(samples, head, workers=workers)()
     images = [samples[index][1] for index in range(2)]
     assert same_as_in_segment(head, seen_images, images)
 

@@ -11,16 +11,14 @@ from configs.training import TrainConfig
 from configs.training_data import training_batches
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
-from heads.training.begin import Recipe, begin
-from heads.training.loop import train
+from heads.training.loop import scores_on, train
 from heads.training.plan import plan_head
-from heads.training.run import Pace
-from heads.training.schedule import Schedule
-from heads.training.scores import scores_on
-from proxyclip.evaluation.distributed import Ranks
+from heads.training.recipe import Recipe, Schedule
+from heads.training.run import begin
+from proxyclip.evaluation.ranks import Ranks
 
 SEEDS, TUNE = range(1000, 1300), range(500, 512)
-ITERATIONS = {"zegclip": 250, "cat_seg": 60}  # CAT-Seg starts from CLIP's own similarities
+ITERATIONS = {"zegclip": 250, "cat_seg": 40}  # CAT-Seg starts from CLIP's own similarities
 
 
 def train_shortly(folder: Path, head: str, relabel=lambda labels: labels) -> dict[str, float]:
@@ -32,14 +30,15 @@ def train_shortly(folder: Path, head: str, relabel=lambda labels: labels) -> dic
         config = replace(config, **size)
     config = replace(config, iterations=iterations, warmup=20, batch=8)
     planned = plan_head(config.head, config.options, config.clip, config.data.classes, config.seen, "cpu", "bf16")
+    config = replace(config, save_every=10**6, evaluate_every=0)
     recipe = Recipe(**{entry.name: getattr(config, entry.name) for entry in fields(Recipe)})
-    pace = Pace(config.batch, save_every=10**6)
-    run = begin(planned, recipe, Schedule(iterations, warmup=20), pace, folder, {}, {}, Ranks())
-    data = SyntheticScenes(splits={"train": SEEDS, "tune": TUNE})
-    stream = ((images, relabel(labels)) for images, labels in training_batches(config, data.open(split="train"), 64, 0))
-    found = {}
-    evaluate = scores_on(data.open(split="tune"), run.head, scenes.UNSEEN, 0, None, Ranks())
-    train(run, stream, lambda: found.update(evaluate()) or found)
+    schedule = Schedule(iterations, warmup=20)
+    run = begin(planned, recipe, schedule, folder=folder, settings={}, facts={}, ranks=Ranks())
+    data, found = SyntheticScenes(splits={"train": SEEDS, "tune": TUNE}), {}
+    evaluate = scores_on(data.open(split="tune"), run.head, left_out=scenes.UNSEEN)
+    with training_batches(config, data.open(split="train"), crop=64) as batches:
+        stream = ((images, relabel(labels)) for images, labels in batches)
+        train(run, stream, lambda: found.update(evaluate()) or found)
     return found
 
 
@@ -59,5 +58,5 @@ def test_a_head_learns_within_a_minute(tmp_path, head, accuracy, seen):
 
 def test_with_wrong_labels_it_does_not(tmp_path):
     classes = len(scenes.SEEN)
-    scores = train_shortly(tmp_path, "zegclip", lambda labels: torch.where(labels >= 0, (labels + 1) % classes, labels))
-    assert scores["pAcc"] < 25 and scores["mIoU(S)"] < 8, scores
+    scores = train_shortly(tmp_path, "cat_seg", lambda labels: torch.where(labels >= 0, (labels + 1) % classes, labels))
+    assert scores["pAcc"] < 50 and scores["mIoU(S)"] < 25, scores

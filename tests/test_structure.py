@@ -1,6 +1,7 @@
-"""What may import what, how long files are, what may not appear in the code, and what the wheel holds."""
+"""What may import what, what may not appear in the code, and what the wheel holds."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_arrows_point_down():
     files and images of the engine; the engine knows nothing else of ours."""
     scripts = {name for name, file in OURS.items() if file.parent == ROOT}
     assert {"eval", "eval_all", "demo", "doctor"} <= scripts
-    engine_of_datasets = {"errors", "files", "images", "runtime", "vocabulary", "workers"}
+    engine_of_datasets = {"errors", "files", "images", "runtime", "vocabulary", "evaluation.reading"}
     for name, file in OURS.items():
         found = imports(file)
         rooms = {other.partition(".")[0] for other in found}
@@ -113,6 +114,26 @@ def test_importing_is_quick_and_leaves_torch_alone():
     seconds, loaded = done.stdout.splitlines()
     assert float(seconds) < 1
     assert loaded == "[]"
+
+
+def test_no_help_text_waits_for_torch():
+    """Of any script, of the tools that people call, and of the installed command."""
+    scripts = [*sorted(ROOT.glob("*.py")), ROOT / "tools" / "show_samples.py"]
+    commands = [[str(script)] for script in scripts]
+    commands += [[str(ROOT / "proxyclip" / "__main__.py"), *name] for name in ([], ["segment"], ["app"], ["presets"])]
+    code = """
+import contextlib, io, json, runpy, sys
+for command in json.loads(sys.argv[1]):
+    sys.argv = [*command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        runpy.run_path(command[0], run_name="__main__")
+    print(*command[1:], len(text.getvalue()) > 100 and "torch" not in sys.modules, command)
+"""
+    given = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(commands) >= 13, done.stderr
+    assert not [line for line in lines if " True " not in f" {line}"], done.stdout
 
 
 def test_every_public_name_is_there():

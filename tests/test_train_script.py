@@ -23,7 +23,7 @@ from configs.load import load_config
 from configs.training import TrainConfig
 from configs.training_data import training_batches
 from datasets.labels_for_training import UNLABELLED
-from datasets.training import TrainingSamples
+from datasets.training import TrainingSamples, read_batches, to_tensors
 from heads.checkpoint import read_metadata
 from proxyclip.evaluation.metrics import ConfusionMatrix
 from proxyclip.evaluation.run_lock import run_lock
@@ -120,7 +120,8 @@ def test_weights_of_the_checkpoint_are_what_a_run_starts_from(config, tmp_path, 
     run(config(), tmp_path / "first", "--iterations", 1)
     started = {}
     monkeypatch.setattr("heads.training.loop.train", lambda training, *_: started.update(training.head.trained()))
-    monkeypatch.setattr("heads.training.curves.write_curves", lambda *_: None)
+    monkeypatch.setattr("heads.training.run.Training.check_best", lambda _: None)
+    monkeypatch.setattr("heads.training.log.write_curves", lambda *_: None)
     run(config(setting="transductive"), tmp_path / "second", "--init-from", tmp_path / "first")
     expected = heads.load(tmp_path / "first", device="cpu").trained()
     assert started.keys() == expected.keys() and all(torch.equal(started[name], expected[name]) for name in expected)
@@ -130,28 +131,36 @@ def test_what_the_command_line_says_arrives(config, tmp_path, monkeypatch):
     """Every number of the configuration, in the part of the training that it is for."""
     caught = []
     monkeypatch.setattr("heads.training.loop.train", lambda *given: caught.append(given))
-    monkeypatch.setattr("heads.training.curves.write_curves", lambda *_: None)
+    monkeypatch.setattr("heads.training.run.Training.check_best", lambda _: None)
+    monkeypatch.setattr("heads.training.log.write_curves", lambda *_: None)
     given = {
         "rate": 2e-2, "min_rate": 1e-4, "power": 0.5, "schedule": "cosine", "warmup": 3, "warmup_ratio": 0.2,
         "weight_decay": 0.3, "clip_norm": 0.4, "mask_weight": 5.0, "dice_weight": 6.0, "void": "masked", "batch": 3,
         "accumulation": 2, "evaluate_every": 7, "save_every": 8, "log_every": 9, "checkpointing": "true", "prompts": 4,
     }  # fmt: skip
     settings = [f"{name}={value}" for name, value in given.items()]
-    more = ["--iterations", 11, "--minutes", 12, "--seed", 13, "--precision", "bf16", "--set", *settings]
-    run(config(), tmp_path / "run", *more)
+    more = ["--iterations", 11, "--minutes", 12, "--seed", 13, "--precision", "bf16", "--workers", 2]
+    reading = {}
+    monkeypatch.setattr(
+        "configs.training_data.read_batches",
+        lambda samples, **options: reading.update(options) or read_batches(samples, **options),
+    )
+    run(config(), tmp_path / "run", *more, "--set", *settings)
     (training, stream, _) = caught[0]
     group = training.optimiser.param_groups[0]
     assert (group["base"], group["weight_decay"]) == (0.02, 0.3)
-    schedule, objective, pace = training.schedule, training.objective, training.pace
+    schedule, objective, recipe = training.schedule, training.objective, training.recipe
     assert (schedule.kind, schedule.power, schedule.min_rate, schedule.warmup) == ("cosine", 0.5, 1e-4, 3)
     assert (schedule.warmup_ratio, schedule.iterations, schedule.minutes) == (0.2, 11, 12)
-    assert (objective.mask_weight, objective.dice_weight, objective.void) == (5, 6, "masked")
-    assert objective.precision == training.head.precision == torch.bfloat16 and objective.unseen is None
+    assert (recipe.mask_weight, recipe.dice_weight, recipe.void) == (5, 6, "masked")
+    assert training.head.precision == torch.bfloat16 and objective.unseen is None
     assert objective.text.shape == (17, 128)
-    assert (pace.batch, pace.accumulation, pace.evaluate_every, pace.save_every, pace.log_every) == (3, 2, 7, 8, 9)
-    assert (training.clip_norm, training.seed, training.choose, training.folder) == (0.4, 13, "hIoU", tmp_path / "run")
+    assert (recipe.batch, recipe.accumulation) == (3, 2)
+    assert (recipe.evaluate_every, recipe.save_every, recipe.log_every) == (7, 8, 9)
+    assert (recipe.clip_norm, recipe.seed, training.choose, training.folder) == (0.4, 13, "hIoU", tmp_path / "run")
     assert training.head.encoder.checkpointing and training.head.encoder.prompts.shape[1] == 4
-    assert next(stream, None) is None  # it was closed
+    expected = {"batch": 3, "start": 0, "rank": 0, "ranks": 1, "workers": 2, "device": training.head.device}
+    assert reading == expected and next(stream, None) is None  # it was closed
 
     run(config(setting="transductive"), tmp_path / "second")
     training = caught[1][0]
@@ -164,10 +173,13 @@ def test_what_the_command_line_says_arrives(config, tmp_path, monkeypatch):
 def test_batches_have_the_labels_that_the_setting_allows(setting, config):
     found = load_config(config(setting=setting), TrainConfig)
     samples = found.data.open(None, "train")
-    stream = training_batches(found, samples, crop=24, start=4)
+
+    def read(count, settings=found, **reading):
+        with training_batches(settings, samples, **{"crop": 24} | reading) as stream:
+            return [next(stream) for _ in range(count)]
+
     seen = np.zeros(1)
-    for _ in range(10):
-        images, labels = next(stream)
+    for images, labels in read(10, start=4):
         assert images.shape == (2, 3, 24, 24) and labels.shape == (2, 24, 24)
         seen = np.union1d(seen, labels)
     unseen = [found.data.classes.index(name) for name in found.left_out]
@@ -177,14 +189,33 @@ def test_batches_have_the_labels_that_the_setting_allows(setting, config):
         assert seen.min() == UNLABELLED and not set(seen) & set(unseen) and seen.max() > 17
     else:
         assert seen.min() == 0 and set(seen) & set(unseen)
-    again = training_batches(found, samples, crop=24, start=0)
-    later = [next(again) for _ in range(3)][2]
-    assert torch.equal(later[0], next(training_batches(found, samples, crop=24, start=4))[0])
-    other = training_batches(replace(found, seed=1), samples, crop=24, start=4)
-    assert not torch.equal(later[0], next(other)[0])
+    later = read(3)[2][0]
+    assert torch.equal(later, read(1, start=4)[0][0])
+    assert not torch.equal(later, read(1, replace(found, seed=1), start=4)[0][0])
     plain = replace(found, augment=replace(found.augment, flip=0.0, distort=False, ratio=(1.0, 1.0), max_share=1.0))
-    image = next(training_batches(plain, samples, crop=64, start=0))[0][0]
+    image = read(1, plain, crop=64)[0][0][0]
     assert any(torch.equal(image, torch.from_numpy(one.image).permute(2, 0, 1) / 255) for one in samples)
+
+
+def test_evaluations_can_be_limited(config, tmp_path, capsys):
+    """To as many images as there are: full scores. A run has one limit from its start to its end."""
+    for limit, name in ((1, "scores_of_1_images"), (2, "scores")):
+        workdir = tmp_path / f"{limit}"
+        run(config(setting="fully"), workdir, "--limit", limit)
+        lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
+        assert list(lines[-1]) == ["iteration", name]
+        assert list(read_metadata(workdir).training)[-1] == name
+    capsys.readouterr()
+    assert "holds a run with limit 1, not None" in refused(capsys, config(setting="fully"), tmp_path / "1", "--resume")
+
+
+def test_labels_without_the_classes_of_the_score_end_with_a_sentence(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("heads.training.loop.scores_on", lambda *_, **__: lambda: {"mIoU": 3.0, "hIoU": float("nan")})
+    for more in ([], ["--resume"]):
+        complaint = refused(capsys, config(), tmp_path / "run", *more)
+        assert "no hIoU is a number" in complaint and "no best checkpoint, only last.safetensors" in complaint
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.safetensors", "curves.png"}
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 def start(work, *given):
@@ -276,6 +307,7 @@ def start_and_code(given: list[str]) -> int:
     (["--set", "unseen=otseg"], "scenes has no unseen 'otseg'"),
     (["--set", "text_embeddings=/nowhere.npy"], "text embeddings /nowhere.npy do not exist"),
     (["--iterations", "0"], "--iterations must be at least 1, not 0"),
+    (["--limit", "0"], "--limit must be at least 1, not 0"),
     (["--minutes", "0"], "--minutes must be above 0 and at most 1000000, not 0.0"),
     (["--minutes", "nan"], "--minutes must be above 0 and at most 1000000, not nan"),
     (["--seed", "-1"], "--seed must be at least 0, not -1"),
@@ -339,20 +371,36 @@ def test_check_starts_nothing(config, tmp_path, capsys):
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_code_1(config, tmp_path, capsys, monkeypatch):
-    tensors, calls = TrainingSamples.tensors, []
+    calls = []
 
-    def spoilt(self, read):
+    def spoilt(*arrays):
         calls.append(None)
-        images, labels = tensors(self, read)
+        images, labels = to_tensors(*arrays)
         return (images * float("nan") if len(calls) == 4 else images), labels
 
-    monkeypatch.setattr(TrainingSamples, "tensors", spoilt)
+    monkeypatch.setattr("datasets.training.to_tensors", spoilt)
     complaint = refused(capsys, config(), tmp_path / "run", "--iterations", 6, code=1)
     assert "training stopped in iteration 4: loss is nan, decode.loss_mask is nan" in complaint
     assert "gradients of encoder.prompts, " in complaint and "is that of iteration 2: try a lower rate" in complaint
     assert read_metadata(tmp_path / "run" / "last.safetensors").training["iteration"] == 2
     run(config(), tmp_path / "run", "--iterations", 6, "--resume")
     assert len(log(tmp_path / "run")) == 6
+
+
+def test_a_killed_worker_ends_the_run_with_a_sentence(config, tmp_path, capsys, monkeypatch):
+    read, parent = TrainingSamples.read, os.getpid()
+
+    def deadly(self, position):
+        if position == 8 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, position)
+
+    monkeypatch.setattr(TrainingSamples, "read", deadly)
+    settings = ["--iterations", 9, "--set", "save_every=1"]
+    complaint = refused(capsys, config(), tmp_path / "run", *settings, "--workers", 1)
+    assert "a data-loading worker was killed" in complaint and "rerun with --resume" in complaint
+    run(config(), tmp_path / "run", *settings, "--resume")
+    assert len(log(tmp_path / "run")) == 9
 
 
 def test_two_processes_give_the_losses_of_one_with_twice_the_batch(config, tmp_path):

@@ -2,6 +2,8 @@
 
 import resource
 import sys
+from dataclasses import replace
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -9,14 +11,14 @@ import pytest
 import ranks_helper
 import tiny_training
 import torch
-from tiny_training import logged, new_run, planned, stream
+from tiny_training import PROMPTED, logged, new_run, planned, stream
+from torch.nn.parallel import DistributedDataParallel
 
 from heads.checkpoint import BEST, LAST, read_metadata
-from heads.training.curves import panels_of, write_curves
-from heads.training.log import LOG, TrainingLog, read_log
-from heads.training.loop import train
-from heads.training.state import STATE
-from heads.training.step import step
+from heads.training.log import LOG, TrainingLog, panels_of, read_log, write_curves
+from heads.training.loop import step, train
+from heads.training.run import STATE, Training
+from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.errors import InputError
 
 SCORES = {"mIoU": 10.0, "hIoU": 20.0}
@@ -168,9 +170,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
     log = TrainingLog(tmp_path, 0, 0)
     (tmp_path / LOG).unlink()
     (tmp_path / LOG).symlink_to("/dev/full")
-    with pytest.raises(
-        InputError, match="cannot write .*train.jsonl .No space left on device.; the last checkpoint is"
-    ):
+    with pytest.raises(InputError, match="cannot write .*train.jsonl .No space left on device.; the last save is"):
         log.add(1, "training", {"loss": 1.0})
 
 
@@ -190,7 +190,7 @@ def test_curves_have_a_panel_for_each_kind_of_number(tmp_path):
 def one_rank(ranks, plan, folder, batch, accumulation):
     torch.set_num_threads(1)
     run = new_run(plan, folder, iterations=3, ranks=ranks, batch=batch, accumulation=accumulation)
-    train(run, stream(run), lambda: SCORES if ranks.first else None)
+    train(run, stream(run), lambda: SCORES if ranks.is_main else None)
     np.savez(folder / f"{ranks.rank}.npz", **{name: value.numpy() for name, value in run.head.trained().items()})
 
 
@@ -208,6 +208,26 @@ def test_two_ranks_train_as_one_with_twice_the_batch(head, monkeypatch, tmp_path
     for folder in ("21", "22"):
         first, second = (np.load(tmp_path / folder / f"{rank}.npz") for rank in (0, 1))
         assert all((first[name] == second[name]).all() for name in first)
+
+
+def on_an_accelerator(ranks, plan, folder):
+    run = new_run(plan, folder, ranks=ranks)
+    devices = {parameter.device.type for parameter in run.model.parameters()}
+    (folder / f"{ranks.rank}.txt").write_text(f"{type(run.model).__name__} {devices}")
+
+
+@pytest.mark.parametrize("head", PROMPTED)
+def test_ranks_on_accelerators_wrap_a_model_of_one_device_type(head, monkeypatch, tmp_path):
+    """The device "meta" stands for an accelerator; its tensors hold nothing that could be encoded, read or sent."""
+    plan = planned(monkeypatch, head)
+    monkeypatch.setattr(DenseCLIP, "fingerprint", "tiny")
+    monkeypatch.setattr("heads.head.clip_fingerprint", lambda _: "tiny")
+    monkeypatch.setattr(Training, "save", lambda _: None)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", partial(DistributedDataParallel, init_sync=False))
+    new_run(plan, tmp_path)  # leaves embeddings of class names on disk
+    plan = replace(plan, device=torch.device("meta"))
+    ranks_helper.finish(ranks_helper.start(2, on_an_accelerator, plan, tmp_path))
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["DistributedDataParallel {'meta'}"] * 2
 
 
 def dropping(ranks, plan, folder):

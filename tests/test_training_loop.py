@@ -17,12 +17,11 @@ from tiny_training import CLASSES, PROMPTED, SEEN, UNSEEN, Images, logged, new_r
 
 from heads.checkpoint import BEST, LAST, read_metadata
 from heads.losses import mask_loss
-from heads.training.loop import train
-from heads.training.objective import UNLABELLED
-from heads.training.optimiser import trained_parameters
+from heads.training.log import LOG, TrainingLog, panels_of, read_log
+from heads.training.loop import NotFinite, step, train
+from heads.training.objective import UNLABELLED, trained_parameters
 from heads.training.plan import open_start
-from heads.training.state import STATE, read_state
-from heads.training.step import NotFinite, step
+from heads.training.run import STATE
 from proxyclip.errors import InputError
 
 SCORES = {"mIoU": 10.0, "hIoU": 20.0}
@@ -78,8 +77,13 @@ def test_one_update_by_hand(monkeypatch, tmp_path):
 
 
 def test_rates_follow_the_schedule(monkeypatch, tmp_path):
-    run = new_run(planned(monkeypatch), tmp_path / "run", iterations=4, warmup=2)
+    """Each group from its own base; the largest is logged."""
+    factors = {"encoder.": 0.1}
+    run = new_run(planned(monkeypatch), tmp_path / "run", recipe(rate_factors=factors), iterations=4, warmup=2)
     train(run, stream(run), lambda: SCORES)
+    assert {group["lr"] for group in run.optimiser.param_groups} == {
+        run.schedule.rate(base, 3, 3 / 4) for base in (1e-3, 1e-4)
+    }
     expected = [run.schedule.rate(1e-3, iteration, iteration / 4) for iteration in range(4)]
     assert logged(tmp_path / "run", name="rate") == expected and expected[0] < expected[1] < expected[2] > expected[3]
 
@@ -93,7 +97,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(monkeypatch, tmp_path
     for _ in range(3):
         single.head.zero_grad()
         images, labels = next(batches)
-        found = single.objective(single.head, single.head.combine, images, labels).losses
+        found = single.objective(single.head, images, labels).losses
         sum(found.values()).backward()
         losses.append(sum(found.values()).item())
         means = {name: means.get(name, 0) + value / 3 for name, value in gradients(single).items()}
@@ -137,7 +141,7 @@ def test_pseudo_labels_are_those_of_the_model_s_own_prediction(monkeypatch, tmp_
     run = new_run(planned(monkeypatch, "otseg", "transductive"), tmp_path / "run", recipe("transductive"))
     images, labels = next(stream(run, "transductive"))
     assert (labels == UNLABELLED).any()
-    outcome = run.objective(run.head, run.head.combine, images, labels)
+    outcome = run.objective(run.head, images, labels)
     predictions = run.head(images, run.objective.text)
     full = torch.nn.functional.interpolate(run.head.combine(predictions), labels.shape[1:], mode="bilinear")
     indices = torch.tensor([CLASSES.index(name) for name in UNSEEN])
@@ -209,6 +213,32 @@ def test_best_and_last_are_kept(monkeypatch, tmp_path):
         assert best["setting"] == setting and best["dataset"] == "tiny"
 
 
+def test_a_score_that_is_no_number_is_never_the_best(monkeypatch, tmp_path, capsys):
+    """Neither before one that is, nor after it; a run that has only such scores has no best checkpoint."""
+    plan, nan = planned(monkeypatch), math.nan
+    for name, values in (("some", [nan, 3.0, nan, math.inf]), ("none", [nan] * 4)):
+        run = new_run(plan, tmp_path / name, iterations=4, evaluate_every=1)
+        scores = iter(values)
+        train(run, stream(run), lambda scores=scores: SCORES | {"hIoU": next(scores)})
+    assert capsys.readouterr().out.count("the best so far") == 1
+    assert read_metadata(tmp_path / "some" / BEST).training["iteration"] == 2
+    assert not (tmp_path / "none" / BEST).exists() and (tmp_path / "none" / LAST).exists()
+    with pytest.raises(InputError, match="no hIoU is a number: .*/none has no best checkpoint, only last.safetensors"):
+        run.check_best()
+
+
+def test_scores_of_a_part_of_the_images_are_never_called_scores(monkeypatch, tmp_path, capsys):
+    run = new_run(planned(monkeypatch), tmp_path / "run", iterations=3, evaluate_every=2, limit=5)
+    train(run, stream(run), lambda: SCORES)
+    assert "iteration 2, on 5 images: mIoU 10.00   hIoU 20.00, the best so far" in capsys.readouterr().out
+    assert logged(tmp_path / "run", "scores_of_5_images", "hIoU") == [20.0, 20.0]
+    facts = read_metadata(tmp_path / "run" / BEST).training
+    assert facts["scores_of_5_images"] == SCORES and "scores" not in facts
+    assert "scores of 5 images on the evaluation split, %" in panels_of(read_log(tmp_path / "run" / LOG))
+    TrainingLog(tmp_path / "run", iteration=3, evaluated=1)
+    assert not logged(tmp_path / "run", "scores_of_5_images", "hIoU")
+
+
 @pytest.mark.parametrize("head", tiny_training.OPTIONS)
 def test_a_resumed_run_has_the_losses_of_an_unbroken_one(head, monkeypatch, tmp_path):
     """To the last bit, with dropout, an evaluation in between, and a log line that spans the interruption."""
@@ -237,7 +267,7 @@ def test_a_resumed_run_has_the_losses_of_an_unbroken_one(head, monkeypatch, tmp_
         train(rest, stream(rest), scores)
         for name in ("loss", "gradient_norm", "rate", "accuracy"):
             assert logged(tmp_path / f"{stopped}", name=name) == logged(tmp_path / "whole", name=name)
-        states = [read_state(tmp_path / name / STATE) for name in (f"{stopped}", "whole")]
+        states = [torch.load(tmp_path / name / STATE, weights_only=True) for name in (f"{stopped}", "whole")]
         assert all(torch.equal(states[0]["weights"][name], value) for name, value in states[1]["weights"].items())
         assert len(logged(tmp_path / f"{stopped}", "scores", "hIoU")) == 3
 
@@ -288,8 +318,8 @@ def test_dropout_depends_on_seed_iteration_and_rank(monkeypatch, tmp_path):
     """Not on what happened before."""
     plan, found = planned(monkeypatch, dropout=0.5), {}
     for seed, iteration, before in ((0, 0, 1), (0, 0, 2), (0, 1, 1), (1, 0, 1)):
-        run = new_run(plan, tmp_path / "run", recipe(seed=0))
-        run.seed, run.progress.iteration = seed, iteration
+        run = new_run(plan, tmp_path / "run")
+        run.recipe, run.progress.iteration = replace(run.recipe, seed=seed), iteration
         torch.manual_seed(before)
         batch = next(stream(new_run(plan, tmp_path / "same")))
         found[seed, iteration, before] = step(run, iter([batch]))[0]["loss"]
@@ -308,7 +338,7 @@ def test_initial_weights_depend_on_the_seed(monkeypatch, tmp_path):
 def test_bf16_is_close_to_float32_and_weights_stay_in_float32(head, monkeypatch, tmp_path):
     plan = planned(monkeypatch, head)
     full, half = new_run(plan, tmp_path / "a"), new_run(plan, tmp_path / "b")
-    half.objective = replace(half.objective, precision=torch.bfloat16)
+    half.head.set_precision(torch.bfloat16)
     expected, found = (step(run, stream(run))[0]["loss"] for run in (full, half))
     assert found != expected and found == pytest.approx(expected, rel=0.02)
     assert all(value.dtype == torch.float32 for value in (*weights(half).values(), *gradients(half).values()))
@@ -329,7 +359,7 @@ def test_a_state_of_other_settings_or_another_head_is_refused(monkeypatch, tmp_p
         new_run(planned(monkeypatch), tmp_path / "run", recipe(seed=1), resume=True)
     with pytest.raises(InputError, match="does not match the model.s architecture: 4 missing"):
         new_run(planned(monkeypatch, "otseg"), tmp_path / "run", resume=True)
-    state = read_state(tmp_path / "run" / STATE)
+    state = torch.load(tmp_path / "run" / STATE, weights_only=True)
     torch.save(state | {"clip": "another"}, tmp_path / "run" / STATE)
     with pytest.raises(InputError, match="is of a run on another CLIP"):
         new_run(planned(monkeypatch), tmp_path / "run", resume=True)

@@ -1,6 +1,5 @@
 """Training samples: one order for any number of workers and ranks, nothing of unseen classes, and clear errors."""
 
-import contextlib
 import multiprocessing
 import os
 import pickle
@@ -19,7 +18,7 @@ from datasets.augment import Augment
 from datasets.folder import Sample
 from datasets.label_map import VOID
 from datasets.labels_for_training import UNLABELLED, LabelTable
-from datasets.training import TrainingSamples, batches
+from datasets.training import TrainingSamples, read_batches
 from proxyclip.errors import InputError, NotFound
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def training_samples(count=7, seed=5, table=None, augment=AUGMENT, unseen_as=Non
 
 def first(samples, count, **options):
     """So many batches."""
-    with contextlib.closing(batches(samples, **options)) as stream:
+    with read_batches(samples, **options) as stream:
         return [next(stream) for _ in range(count)]
 
 
@@ -148,6 +147,12 @@ def test_a_run_continues_anywhere(start):
         assert same([tuple(part[0] for part in found[rank][step])], [expected[2 * step + rank]])
 
 
+def test_batches_become_floats_on_the_device_of_the_model():
+    images, labels = first(training_samples(), 1, batch=2, device=torch.device("meta"))[0]
+    assert images.device.type == labels.device.type == "meta"
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64) and images.shape == (2, 3, 32, 32)
+
+
 def test_an_image_smaller_than_the_crop_is_padded():
     images, labels = first(training_samples(augment=Augment(scale=(30, 20), crop=64)), 1, batch=2)[0]
     assert images.shape == (2, 3, 64, 64)
@@ -197,10 +202,8 @@ class Broken(Samples):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_sample_that_cannot_be_read_is_its_own_sentence(workers):
     samples = TrainingSamples(Broken(), LabelTable.fully(CLASSES), AUGMENT, 0)
-    stream = batches(samples, batch=2, workers=workers)
-    with pytest.raises(NotFound, match="^image four.jpg does not exist$"), contextlib.closing(stream):
-        for _ in range(7):
-            next(stream)
+    with pytest.raises(NotFound, match="^image four.jpg does not exist$"):
+        first(samples, 7, batch=2, workers=workers)
     assert multiprocessing.active_children() == []
 
 
@@ -250,7 +253,7 @@ def test_closed_early_it_leaves_nothing_running():
 )
 def test_wrong_numbers(options, sentence):
     with pytest.raises(InputError, match=sentence):
-        batches(training_samples(), **{"batch": 2, **options})
+        first(training_samples(), 1, **{"batch": 2, **options})
 
 
 def test_wrong_seed_and_nothing_to_train_on():
@@ -265,7 +268,7 @@ def test_wrong_seed_and_nothing_to_train_on():
 SCRIPT = """
 import multiprocessing, sys
 sys.path[:0] = {paths}
-from test_training_samples import first, training_samples, batches
+from test_training_samples import first, print_sizes, training_samples
 from proxyclip.runtime import main_guard
 
 @main_guard
@@ -293,10 +296,15 @@ def test_workers_need_not_be_forked(tmp_path, unbroken):
     assert same(torch.load(saved, weights_only=True), unbroken[:2])
 
 
+def print_sizes():
+    with read_batches(training_samples(), batch=2, workers=2) as stream:
+        for images, _ in stream:
+            print(len(images), flush=True)
+
+
 def test_control_c_is_one_word(tmp_path):
     """It reaches the workers as well."""
-    body = "[print(len(images), flush=True) for images, _ in batches(training_samples(), batch=2, workers=2)]"
-    command = script(tmp_path, "fork", body)
+    command = script(tmp_path, "fork", "print_sizes()")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

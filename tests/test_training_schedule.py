@@ -5,9 +5,10 @@ import math
 import pytest
 import tiny_training
 import torch
+from tiny_training import recipe
 
-from heads.training.optimiser import make_optimiser, set_rates, trained_parameters
-from heads.training.schedule import Schedule
+from heads.training.objective import make_optimiser, trained_parameters
+from heads.training.recipe import Schedule
 from proxyclip.errors import InputError
 
 
@@ -40,7 +41,7 @@ def test_a_limit_of_time_ends_the_schedule():
 def test_everything_that_is_trained_gets_one_rate_and_decays(head, monkeypatch):
     """Also norms and biases: the published settings without decay for these never match."""
     model = tiny_training.planned(monkeypatch, head).build(0)
-    optimiser = make_optimiser(model, 2e-4, 0.01, {})
+    optimiser = make_optimiser(model, recipe(rate=2e-4, weight_decay=0.01))
     (group,) = optimiser.param_groups
     own = trained_parameters(model)
     assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in own.values()}
@@ -56,7 +57,7 @@ def test_norms_and_partly_trained_weights_need_not_decay(monkeypatch):
              for kind in ("weight", "bias")}  # fmt: skip
     own = trained_parameters(model)
     for decay_norms, exempt in ((True, set(model.tuned)), (False, set(model.tuned) | norms)):
-        groups = make_optimiser(model, 2e-4, 0.01, {}, decay_norms).param_groups
+        groups = make_optimiser(model, recipe(decay_norms=decay_norms)).param_groups
         decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
         assert {name for name, parameter in own.items() if decay[id(parameter)] == 0} == exempt & own.keys()
         assert set(decay.values()) == {0.0, 0.01} and exempt & own.keys()
@@ -65,21 +66,20 @@ def test_norms_and_partly_trained_weights_need_not_decay(monkeypatch):
 def test_parts_can_have_rates_of_their_own(monkeypatch):
     """The longest prefix counts."""
     model = tiny_training.planned(monkeypatch).build(0)
-    optimiser = make_optimiser(model, 1e-3, 0.01, {"encoder.": 0.1, "encoder.prompts": 0.5})
+    optimiser = make_optimiser(model, recipe(rate_factors={"encoder.": 0.1, "encoder.prompts": 0.5}))
     names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
     rates = {names[id(member)]: group["base"] for group in optimiser.param_groups for member in group["params"]}
     assert rates.keys() == trained_parameters(model).keys()
     assert rates["encoder.prompts"] == 5e-4 and rates["encoder.norm.weight"] == pytest.approx(1e-4)
     assert rates["decoder.masks.query.weight"] == 1e-3
-    assert set_rates(optimiser, lambda base: base / 2) == 5e-4
     with pytest.raises(InputError, match="no trained parameter starts with 'encoders'; did you mean encoder"):
-        make_optimiser(model, 1e-3, 0.01, {"encoders": 0.1})
+        make_optimiser(model, recipe(rate_factors={"encoders": 0.1}))
 
 
 def test_one_update_is_adamw(monkeypatch):
     """Of the first step, AdamW's update is the sign of the gradient times the rate, after decay."""
     model = tiny_training.planned(monkeypatch).build(0)
-    optimiser = make_optimiser(model, 1e-2, 0.1, {})
+    optimiser = make_optimiser(model, recipe(rate=1e-2, weight_decay=0.1))
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     for parameter in trained_parameters(model).values():
         parameter.grad = torch.full_like(parameter, -3.0)

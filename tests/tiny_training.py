@@ -1,24 +1,26 @@
 """Training runs of tiny heads on images in memory."""
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tiny_cat_seg
 import tiny_clip
+import torch
 
 from datasets.augment import Augment
 from datasets.labels_for_training import LabelTable
-from datasets.training import TrainingSamples, batches
+from datasets.training import Batches, TrainingSamples, to_tensors
 from heads.training import plan as plans
-from heads.training.begin import Recipe, begin
 from heads.training.log import LOG
 from heads.training.plan import HeadPlan, plan_head
-from heads.training.run import Pace, Training
-from heads.training.schedule import Schedule
-from proxyclip.evaluation.distributed import Ranks
+from heads.training.recipe import Recipe, Schedule
+from heads.training.run import Training, begin
+from proxyclip.evaluation.ranks import Ranks
 
 CLASSES = ("sky", "grass", "car", "boat", "tree", "road")
 UNSEEN = ("boat", "tree")
@@ -75,23 +77,26 @@ def recipe(setting: str = "inductive", **fields) -> Recipe:
 def new_run(
     plan: HeadPlan, folder: Path, settings: Recipe | None = None, iterations: int = 4, ranks=None, **changes
 ) -> Training:
-    """A run that logs every iteration. changes: fields of `Pace`, and resume and start of `begin`."""
-    settings, ranks = settings or recipe(), ranks or Ranks()
-    others = {name: changes.pop(name) for name in ("resume", "start") if name in changes}
+    """A run that logs every iteration. changes: fields of the recipe or the schedule, and options of `begin`."""
+    options = {name: changes.pop(name) for name in ("resume", "start", "limit") if name in changes}
     schedule = Schedule(iterations, warmup=changes.pop("warmup", 0), minutes=changes.pop("minutes", None))
-    pace = Pace(**{"batch": 4, "log_every": 1, "save_every": 100} | changes)
+    settings = replace(settings or recipe(), **{"log_every": 1, "save_every": 100} | changes)
     folder.mkdir(exist_ok=True)
     facts = {"dataset": "tiny", "setting": settings.setting}
-    return begin(plan, settings, schedule, pace, folder, {"seed": settings.seed}, facts, ranks, **others)
+    record = {"seed": settings.seed}
+    return begin(
+        plan, settings, schedule, folder=folder, settings=record, facts=facts, ranks=ranks or Ranks(), **options
+    )
 
 
 def stream(run: Training, setting: str = "inductive", samples: Sequence | None = None):
     """The batches that a run has not used."""
     table = LabelTable.fully(CLASSES) if setting == "fully" else getattr(LabelTable, setting)(CLASSES, SEEN)
     augment = Augment(scale=(60, 48), crop=run.head.options.image_size)
-    chosen = TrainingSamples(samples or Images(), table, augment, 0)
-    place = {"rank": run.ranks.rank, "ranks": run.ranks.world}
-    return batches(chosen, batch=run.pace.batch, start=run.progress.iteration * run.images, **place)
+    batches = Batches(TrainingSamples(samples or Images(), table, augment, 0), run.recipe.batch)
+    start = run.progress.iteration * run.images + run.ranks.rank * run.recipe.batch
+    for first in itertools.count(start, run.recipe.batch * run.ranks.world):
+        yield to_tensors(*map(torch.from_numpy, batches[first]), augment.padding)
 
 
 def logged(folder: Path, group: str = "training", name: str = "loss") -> list[float]:

@@ -37,7 +37,7 @@ from configs.arguments import check_numbers  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from configs.training import TrainConfig  # noqa: E402
 from heads.clips import find_clip  # noqa: E402
-from heads.training.memory import peak_megabytes  # noqa: E402
+from heads.training.loop import peak_megabytes  # noqa: E402
 from heads.training.plan import plan_head  # noqa: E402
 from proxyclip.backbones import build_clip  # noqa: E402
 from proxyclip.backbones.build_clip import uses_quick_gelu  # noqa: E402

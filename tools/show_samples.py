@@ -18,7 +18,6 @@ from configs.load import load_config  # noqa: E402
 from datasets.augment import Augment  # noqa: E402
 from datasets.label_map import VOID  # noqa: E402
 from datasets.labels_for_training import UNLABELLED, LabelTable  # noqa: E402
-from datasets.training import TrainingSamples  # noqa: E402
 from proxyclip.errors import InputError, nearest  # noqa: E402
 from proxyclip.files import writable_file, write_image  # noqa: E402
 from proxyclip.pictures.display import display_size, smooth  # noqa: E402
@@ -36,6 +35,8 @@ def main(arguments=None) -> None:
     chosen = parse(arguments)
     if not 1 <= chosen.show <= 120:
         raise InputError(f"--show must be from 1 to 120, not {chosen.show}")
+    from datasets.training import TrainingSamples  # here: --help does not wait for torch
+
     data = load_config(chosen.config).data
     table = label_table(data, chosen.setting, chosen.unseen)
     augment = Augment(scale=tuple(chosen.scale), crop=chosen.crop)
@@ -74,8 +75,8 @@ def label_table(data, setting: str, unseen: str | None) -> LabelTable:
     return {"inductive": LabelTable.inductive, "transductive": LabelTable.transductive}[setting](data.classes, seen)
 
 
-def contact_sheet(samples: TrainingSamples, count: int, colour_of: dict[str, tuple[int, int, int]]) -> Image.Image:
-    """The first `count` samples: each image above its labels, all above a legend."""
+def contact_sheet(samples, count: int, colour_of: dict[str, tuple[int, int, int]]) -> Image.Image:
+    """The first `count` of `TrainingSamples`: each image above its labels, all above a legend."""
     names = [*(name for name, _ in BESIDES.values()), *samples.table.names]
     colours = [*(colour for _, colour in BESIDES.values()), *(colour_of[name] for name in samples.table.names)]
     colours = np.array(colours, np.uint8)  # (K + 2, 3): label -2 comes first

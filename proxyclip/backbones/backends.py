@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 
+MAX_SHAPES = 10_000  # torch.compile stops after 8 unless told otherwise, and runs further ones without compiling them
+
 
 class CompiledScores:
     """`window_scores` of a model, with the same arguments and result up to rounding.
@@ -31,15 +33,18 @@ class CompiledScores:
 
     def __call__(self, crops: Tensor, text: Tensor) -> Tensor:
         """(B, 3, c, c), (Q, E) or (Q, P, E) -> (B, Q, h, w); InputError if the compiler does not work here."""
-        with exact_float32(crops.device):  # a compiled graph cannot switch the process's settings
-            if (shapes := (crops.shape, text.shape)) in self.shapes:
-                return self.run(crops, text)
-            started = time.monotonic()
+        shapes, started = (crops.shape, text.shape), time.monotonic()
+        limits = dict.fromkeys(("recompile_limit", "accumulated_recompile_limit"), MAX_SHAPES)
+        # A compiled graph cannot switch the process's settings.
+        with exact_float32(crops.device), torch._dynamo.config.patch(limits):
             try:
                 scores = self.run(crops, text)
-            except torch._dynamo.exc.BackendCompilerFailed as error:
-                reason = (str(error.inner_exception).strip() or type(error.inner_exception).__name__).splitlines()[0]
+            except torch._dynamo.exc.TorchDynamoException as error:  # also of a Triton that is missing or too old
+                cause = getattr(error, "inner_exception", error)
+                reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
                 raise InputError(f"torch.compile does not work on this machine: {reason}") from None
+        if shapes in self.shapes:
+            return scores
         if crops.device.type == "cuda":
             torch.cuda.synchronize(crops.device)
         self.shapes.add(shapes)

@@ -20,9 +20,7 @@ from proxyclip.export import format_names
 from proxyclip.folder.inputs import find_items
 from proxyclip.folder.items import Items
 from proxyclip.folder.job import Job
-from proxyclip.folder.run import Means, run_job
 from proxyclip.folder.video import require_av
-from proxyclip.labels import LabelRule
 from proxyclip.runtime import main_guard
 from proxyclip.vocabulary import parse_classes_argument, with_background
 
@@ -70,6 +68,8 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
     if options.dry_run:
         tell(job, items)
         return
+    from proxyclip.folder.run import Means, run_job  # here: it imports torch, which --help does not wait for
+
     job.storage.check()
     job.check_record()
     if run_job(job, items, planned.device, Means(options.processes, options.workers, options.ray)):
@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
 
 
 def job_of(options: argparse.Namespace, model: ModelChoice) -> Job:
+    from proxyclip.labels import LabelRule  # here, as above
+
     classes = parse_classes_argument(options.classes)
     vocabulary, threshold = with_background(classes, options.background, options.threshold)
     LabelRule().with_threshold(threshold)  # raises InputError unless it is a probability

@@ -18,6 +18,7 @@ from proxyclip.methods import _training_free
 NEEDS_VFM = True
 CPU_BLOCK, ACCELERATOR_BLOCK = 2**20, 2**28  # pairs of patches: what a processor's cache holds, 1 GiB of float32
 SHORTEST = 1e-12  # a patch whose features are shorter has none
+HAS_OUT_DTYPE = "dtype" in torch.ops.aten.bmm.overloads()  # here, since torch.compile cannot trace the question
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def sums_in_float32(device: torch.device) -> bool:
     Two half-precision numbers multiply to an exact float32, so such products are as good as those of the same numbers
     in float32. Tensors on "meta" have shapes only, and take the same way.
     """
-    return device.type in ("cuda", "meta") and "dtype" in torch.ops.aten.bmm.overloads()
+    return HAS_OUT_DTYPE and device.type in ("cuda", "meta")
 
 
 Method = ProxyCLIP

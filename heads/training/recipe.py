@@ -1,8 +1,37 @@
-"""The learning rate of every iteration."""
+"""What a run is told: how a head is trained, and the learning rate of every iteration."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is trained; fields as in `configs.training.TrainConfig`.
+
+    known: the classes that labels count. left_out: the unseen classes.
+    """
+
+    setting: Literal["inductive", "transductive", "fully"]
+    known: tuple[str, ...]
+    left_out: tuple[str, ...]
+    batch: int = 4
+    accumulation: int = 1
+    rate: float = 2e-4
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = 0.01
+    decay_norms: bool = True
+    clip_norm: float = 0.0
+    loss: Literal["mask", "cross_entropy"] = "mask"
+    mask_weight: float = 100.0
+    dice_weight: float = 1.0
+    void: Literal["negative", "masked"] = "negative"
+    checkpointing: bool = False
+    evaluate_every: int = 0
+    save_every: int = 500
+    log_every: int = 50
+    seed: int = 0
 
 
 @dataclass(frozen=True)
