@@ -1,7 +1,7 @@
 """`proxyclip app` for a checkout: trained heads can be loaded too, by --checkpoint. See `--help`."""
 
 import heads
-from configs.trained_as import trained_as
+from configs.load import trained_as
 from proxyclip.command import app
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import heads
 from configs.calibration import Labelled, labelled_benchmark, labelled_folder
-from configs.trained_as import trained_as
+from configs.load import trained_as
 from proxyclip.command.model_options import PAIRS, add_model_options, chosen_model
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError

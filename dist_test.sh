@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Evaluates on many GPUs, or with many processes on a CPU:
 #     bash dist_test.sh CONFIG [PROCESSES] [options of eval.py]
-#     bash dist_test.sh cfg_voc20.py 8 --model vitl14-dino
+#     bash dist_test.sh cfg_voc20.py 8 --preset vitl14-dino
 # On several machines, run this on each of them, with WORKDIR on a shared disk:
 #     NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the first machine
 #     NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 bash dist_test.sh cfg_voc20.py 8      on the second machine

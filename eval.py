@@ -1,7 +1,7 @@
 """Evaluates a model on a benchmark.
 
     python eval.py --config cfg_voc20.py                             the paper's model on Pascal VOC
-    python eval.py --config cfg_scenes.py --model mini               the embedded models; no network, no downloads
+    python eval.py --config cfg_scenes.py --preset mini              the embedded models; no network, no downloads
     python eval.py --config cfg_voc20.py --method naclip             another method under the same protocol
     python eval.py --config cfg_voc20.py --method naclip --protocol published    under that of its published runs
     python eval.py --config cfg_voc20.py --checkpoint runs/zeg_voc   a trained head, under the protocol of its training
@@ -17,22 +17,14 @@ import time
 import warnings
 from pathlib import Path
 
-from configs.arguments import (
-    add_checkpoint_options,
-    add_data_options,
-    add_device_options,
-    check_numbers,
-    with_model,
-)
+from configs.arguments import add_data_options, add_speed_options, check_numbers
 from configs.benchmark_run import Run, evaluate, print_finished, record
-from configs.load import load_config
+from configs.load import load_config, trained_as
 from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
-from configs.trained_as import trained_as
+from proxyclip.command.model_options import PRESET, add_model_options, named_model
 from proxyclip.command.parser import new_parser
-from proxyclip.errors import InputError
 from proxyclip.files import writable_file, writable_folder
-from proxyclip.methods import method_names
 from proxyclip.reports.run_log import find_run
 from proxyclip.runtime import main_guard
 from proxyclip.vocabulary import Vocabulary
@@ -42,13 +34,11 @@ def parse(arguments=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config", required=True, help="a name in configs/, such as cfg_voc20.py, or a path")
-    add("--model", help="a preset (default: vitb16-dino, the paper's)")
-    add("--method", help=f"{', '.join(method_names())} (default: proxyclip)")
-    what = "ours: one protocol for all methods (default); published: that of the method's own published runs"
+    what = "ours: one protocol for all methods (default); published: that of the method's own published runs, and of a "
+    what += "trained head's on other datasets"
     add("--protocol", choices=("ours", "published"), default="ours", help=what)
-    add_checkpoint_options(parser)
-    of = "of the protocol (short_side, split, words, ...) or of the model (beta, templates, clip, ...)"
-    add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
+    add_model_options(parser, heads=True, preset=f"{PRESET}, the paper's")
+    add("--model", dest="preset", help=argparse.SUPPRESS)  # its earlier name
     add_data_options(parser)
     unfinished = parser.add_mutually_exclusive_group()
     unfinished.add_argument("--resume", action="store_true", help="continue an interrupted run of the same protocol")
@@ -60,8 +50,10 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="also write this run's line of results.jsonl to FILE")
     add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
     add("--compile", action="store_true", help="compile the model with torch.compile first")
-    add_device_options(parser)
-    return with_model(parser.parse_args(arguments), model="vitb16-dino", method="proxyclip")
+    add_speed_options(parser)
+    options = parser.parse_args(arguments)
+    options.named = named_model(options, PRESET)
+    return options
 
 
 @main_guard
@@ -97,18 +89,15 @@ def main(arguments=None) -> None:
 
 
 def overrides_of(options) -> Overrides:
-    config = load_config(options.config)
-    published = options.protocol == "published"
+    config, published = load_config(options.config), options.protocol == "published"
     if options.checkpoint is None:
-        return read_overrides(config, options.settings, options.method, published=published)
-    if published:
-        raise InputError(
-            "--protocol published is for training-free methods: a checkpoint has the sizes of its training"
-        )
+        method = options.named.get("method", "proxyclip")
+        return read_overrides(config, options.settings, method, published=published)
     import heads  # here: errors found above do not wait for torch
 
-    head = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).metadata.head
-    return read_overrides(config, options.settings, head, heads.find_head(head).Options)
+    metadata = heads.open_checkpoint(options.checkpoint, **trained_as(options.train_config)).metadata
+    kind, trained_on = heads.find_head(metadata.head).Options, metadata.training.get("dataset")
+    return read_overrides(config, options.settings, metadata.head, kind, published=published, trained_on=trained_on)
 
 
 def plan_of(options, overrides: Overrides, standard: bool = False):
@@ -117,16 +106,18 @@ def plan_of(options, overrides: Overrides, standard: bool = False):
     from proxyclip.evaluation.distributed import own_device
     from proxyclip.loading import plan
 
-    device, chosen, precision = own_device(options.device), overrides.model, options.precision
+    device, precision = own_device(options.device), options.precision
+    chosen = options.named | overrides.model
     if standard:
-        chosen = {name: chosen[name] for name in ("clip", "vfm", "checkpoint_clip") if name in chosen}
+        kept = ("preset", "method", "clip", "vfm", "checkpoint_clip")
+        chosen = {name: value for name, value in chosen.items() if name in kept}
         precision = "auto"
     chosen = overrides.of_protocol | chosen
     if options.checkpoint is not None:
         chosen = trained_as(options.train_config) | chosen | {"benchmark": overrides.config.data.classes}
         return heads.plan(options.checkpoint, **chosen, device=device, precision=precision)
     sizes = (overrides.standard if standard else overrides.config).model_options
-    return plan(options.model, method=options.method, **sizes | chosen, device=device, precision=precision)
+    return plan(**sizes | chosen, device=device, precision=precision)
 
 
 def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabulary, ranks) -> Run:

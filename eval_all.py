@@ -1,7 +1,7 @@
 """Evaluates models on all benchmarks that are on disk, and the embedded models on synthetic scenes.
 
     python eval_all.py                                               the paper's model on every benchmark on disk
-    python eval_all.py --models vitb16-dino vitl14-dino --limit 100  two models, the first 100 images of each dataset
+    python eval_all.py --presets vitb16-dino vitl14-dino --limit 100 two models, the first 100 images of each dataset
     python eval_all.py --configs cfg_voc20 cfg_ade20k --gpus 8       two benchmarks, each on eight GPUs
     python eval_all.py --resume                                      continues an interrupted run
     python eval_all.py --methods proxyclip naclip maskclip           several methods under one protocol
@@ -19,14 +19,14 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 from configs.arguments import add_data_options, check_numbers
-from configs.load import find_config, load_config, names
+from configs.load import find_config, load_config, names, trained_as
 from configs.outcomes import Outcome, Task, table
 from configs.published import PUBLISHED
-from configs.published_protocol import covered
-from configs.trained_as import trained_as
+from configs.published_protocols import published_protocol
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import writable_folder
@@ -44,13 +44,18 @@ OF_HEADS = ("cfg_voc20b",)  # protocols of trained heads; presets are evaluated 
 def parse(arguments=None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--models", nargs="+", help="presets (default: vitb16-dino, and mini on the synthetic scenes)")
+    what = "(default: vitb16-dino, and mini on the synthetic scenes)"
+    add("--presets", "--models", nargs="+", dest="models", help=f"pairs of models {what}")
     add("--methods", nargs="+", help=f"of presets: {', '.join(method_names())} (default: proxyclip)")
-    what = "ours: one for all methods (default); published: of each method's own published runs, where it has them"
+    what = "ours: one for all methods (default); published: that of published runs, where there is one"
     add("--protocol", choices=("ours", "published"), default="ours", help=what)
-    add("--checkpoints", nargs="+", help="trained heads: see --checkpoint of eval.py; alone, they replace the presets")
+    what = "trained heads: see --checkpoint of eval.py; alone, they replace the presets"
+    add("--checkpoints", "--checkpoint", nargs="+", help=what)
     add("--train-config", metavar="NAME", help="of the published checkpoints among them: see eval.py")
     add("--configs", nargs="+", help="benchmarks (default: all; cfg_voc20b for trained heads only)")
+    add("--checkpoint-clip", metavar="FILE", help="CLIP weights, for all but mini, instead of a download")
+    add("--checkpoint-vfm", metavar="FILE", help="VFM weights, for all but mini, instead of a download")
+    add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help="see eval.py")
     add_data_options(parser)
     add("--resume", action="store_true", help="skip finished runs and continue interrupted ones")
     add("--gpus", type=int, default=1, help="processes per evaluation, one per GPU (default: 1)")
@@ -85,7 +90,7 @@ def tasks_of(options) -> list[Task]:
     if options.checkpoints is None and options.train_config is not None:
         raise InputError("--train-config describes --checkpoints: name some")
     if options.checkpoints and options.methods and not options.models:
-        raise InputError("--methods is for --models, which --checkpoints replace: name both, or no methods")
+        raise InputError("--methods is for --presets, which --checkpoints replace: name both, or no methods")
     configs = options.configs or [name for name in names() if name != EMBEDDED_CONFIG]
     benchmarks, scenes = list(dict.fromkeys(map(find_config, configs))), find_config(EMBEDDED_CONFIG)
     tasks = []
@@ -98,8 +103,6 @@ def tasks_of(options) -> list[Task]:
         tasks += [Task(model, method, config) for model, config in pairs for method in methods]
     for task in tasks:
         find_preset(task.model), find_method(task.method)
-    if options.protocol == "published":
-        tasks = covered(tasks, all_of_them=options.configs is not None)
     for path in dict.fromkeys(options.checkpoints or []):
         import heads  # here: it waits for torch
 
@@ -108,7 +111,25 @@ def tasks_of(options) -> list[Task]:
         tasks += [Task(path, stored.metadata.head, config, stored) for config in ([scenes] if embedded else benchmarks)]
     for task in tasks:
         load_config(task.config)
-    return tasks
+    return published_tasks(tasks, options.configs is not None) if options.protocol == "published" else tasks
+
+
+def published_tasks(tasks: list[Task], all_of_them: bool) -> list[Task]:
+    """The tasks whose benchmarks were published for their methods; InputError if none was, or not `all_of_them`."""
+    published = []
+    for task in tasks:
+        try:
+            published_protocol(load_config(task.config), task.method, trained_on(task))
+            published.append(task)
+        except InputError:
+            if all_of_them or (task is tasks[-1] and not published):
+                raise
+    return published
+
+
+def trained_on(task: Task) -> str | None:
+    """The dataset of a head's training; None for another model, or where it is not known."""
+    return task.stored and task.stored.metadata.training.get("dataset")
 
 
 def run(options, task: Task) -> Outcome:
@@ -133,15 +154,16 @@ def command(options, task: Task) -> list[str]:
     start = [sys.executable, str(HERE / "eval.py"), "--config", str(task.config)]
     if options.gpus > 1:
         start = ["bash", str(HERE / "dist_test.sh"), str(task.config), str(options.gpus)]
-    model = ["--model", task.model, "--method", task.method]
+    named = {"preset": task.model, "method": task.method}
     if task.stored:
-        training = ["--train-config", options.train_config] if options.train_config else []
-        model = ["--checkpoint", task.model, *training]
-    command = [*start, *model, "--workdir", str(options.workdir)]
-    command += ["--data-root", str(options.data_root)] if options.data_root else []
-    command += ["--limit", str(options.limit)] if options.limit else []
-    command += ["--protocol", options.protocol] if options.protocol != "ours" and not task.stored else []
-    return command + ["--resume"] * options.resume + options.more
+        named = {"checkpoint": task.model, "train_config": options.train_config}
+    if task.model != EMBEDDED_MODEL:
+        named |= {"checkpoint_clip": options.checkpoint_clip}
+        named |= {} if task.stored else {"checkpoint_vfm": options.checkpoint_vfm}
+    named |= {name: getattr(options, name) for name in ("protocol", "workdir", "data_root", "limit")}
+    given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in named.items() if value is not None]
+    settings = ["--set", *options.settings] if options.settings else []
+    return [*start, *chain(*given), *settings, *["--resume"] * options.resume, *options.more]
 
 
 def watched(command: list[str]) -> tuple[int, str]:
@@ -161,10 +183,10 @@ def watched(command: list[str]) -> tuple[int, str]:
 def note(options, task: Task, dataset: str, what: str, why: str) -> None:
     """Appends a line for a task without scores to results.jsonl, under the names its run would have had; once."""
     log = options.workdir / "results.jsonl"
-    changed = dict(setting.split("=", 1) for setting in options.more if "=" in setting)
+    changed = dict(setting.split("=", 1) for setting in [*options.settings, *options.more] if "=" in setting)
     changed |= {"limit": options.limit} if options.limit else {}
     line = {"dataset": dataset, **names_of(task), "changed": changed, what: why}
-    if options.protocol != "ours" and not task.stored:
+    if options.protocol != "ours" and trained_on(task) != dataset:
         line["protocol"] = {"name": options.protocol}
     if not any(line.items() <= earlier.items() for earlier in read_log(log)[0]):
         append_run(log, line)

@@ -1,6 +1,6 @@
 """Trains a head on a benchmark.
 
-    python train.py --config configs/heads/zegclip_scenes_inductive.py --workdir runs/zeg
+    python train.py --config zegclip_scenes_inductive --workdir runs/zeg
                                                         on the embedded scenes and CLIP; no network, no downloads
     python train.py --config zegclip_voc20_inductive --workdir runs/zeg_voc
     python train.py --config zegclip_voc20_transductive --workdir runs/zeg_voc_st --init-from runs/zeg_voc
@@ -19,10 +19,10 @@ from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
-from configs.arguments import add_device_options, check_numbers
+from configs.arguments import add_speed_options, check_numbers
 from configs.load import load_config
-from configs.train_overrides import read_train_settings
-from configs.training import TrainConfig
+from configs.training import TrainConfig, read_train_settings
+from proxyclip.command.model_options import add_device_options
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder
@@ -48,6 +48,7 @@ def parse(arguments=None) -> argparse.Namespace:
     add("--limit", type=int, metavar="N", help="evaluate on the first N images only, which scores are recorded with")
     add("--check", action="store_true", help="only check the configuration, the settings and the dataset, then exit")
     add_device_options(parser)
+    add_speed_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -85,7 +86,7 @@ def settings_of(options) -> TrainConfig:
     """The configuration with all settings of the command line."""
     from heads import find_head
 
-    config = load_config(options.config, TrainConfig, Path(__file__).parent / "configs" / "heads")
+    config = load_config(options.config, TrainConfig)
     own = [f"{name}={value}" for name in ("iterations", "seed") if (value := getattr(options, name)) is not None]
     return read_train_settings(config, [*options.settings, *own], find_head(config.head).Options)
 

@@ -33,7 +33,7 @@ def rate(images: int) -> float:
     """Images/s of one evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         line = Path(folder) / "line.json"
-        command = [sys.executable, str(ROOT / "eval.py"), "--config", "scenes", "--model", "mini", "--device", "cpu"]
+        command = [sys.executable, str(ROOT / "eval.py"), "--config", "scenes", "--preset", "mini", "--device", "cpu"]
         command += ["--limit", str(images), "--workdir", folder, "--json", str(line)]
         subprocess.run(command, check=True, capture_output=True)
         found = json.loads(line.read_text())

@@ -98,7 +98,7 @@ def evaluate(options, subject: str | Path) -> dict:
     file = options.workdir / "scores" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        model = ["--checkpoint", subject] if checkpoint else ["--model", "mini", "--method", subject]
+        model = ["--checkpoint", subject] if checkpoint else ["--preset", "mini", "--method", subject]
         run(
             options,
             ["eval.py", "--config", "cfg_scenes.py", *model, "--json", file, "--workdir", file.with_suffix("")],

@@ -16,35 +16,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="only the first N images of a dataset")
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """The device, and how much runs at a time."""
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """How much runs at a time."""
     add = parser.add_argument
-    add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
-    add("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
     add("--batch-windows", type=int, metavar="N", help="windows per batch (default: depends on their size)")
     add("--workers", type=int, metavar="N", help="data-loading processes (default: up to 8; 1 on a CPU)")
-
-
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """A trained head in place of a preset."""
-    add = parser.add_argument
-    what = "a trained head, instead of a preset: the WORKDIR of train.py, a file in it, or a published .pth"
-    add("--checkpoint", type=Path, metavar="FILE", help=what)
-    how = "the configuration in configs/heads/ that a published checkpoint was trained with; checked for others"
-    add("--train-config", metavar="NAME", help=how)
-
-
-def with_model(options: argparse.Namespace, **defaults) -> argparse.Namespace:
-    """The options with these defaults for those that name a model; InputError if one is given beside --checkpoint."""
-    given = [f"--{name.replace('_', '-')}" for name in defaults if getattr(options, name) is not None]
-    if options.checkpoint is not None and given:
-        raise InputError(f"--checkpoint names a whole model: leave out {' and '.join(given)}")
-    if options.checkpoint is None and options.train_config is not None:
-        raise InputError("--train-config describes a --checkpoint: name one")
-    for name, value in defaults.items():
-        if options.checkpoint is None and getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
 
 
 def check_numbers(options: argparse.Namespace, **least: int) -> None:

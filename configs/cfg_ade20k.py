@@ -1,7 +1,7 @@
 """ADE20K val (SceneParse150), 150 classes; unlabelled pixels are not scored."""
 
 from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.class_file import in_one_word, read_words
 from datasets.palettes import ADE20K as COLOURS
 from datasets.segmentation import SegmentationData, Split
 
@@ -10,38 +10,18 @@ ADE20K = SegmentationData(
     folder="ade/ADEChallengeData2016",
     classes=read_words("ade20k"),
     splits={
-        "val": Split(
-            images="images/validation/{}.jpg",
-            labels="annotations/validation/{}.png",
-            count=(2000,),
-        ),
-        "train": Split(
-            images="images/training/{}.jpg",
-            labels="annotations/training/{}.png",
-            count=(20210,),
-        ),
+        "val": Split(images="images/validation/{}.jpg", labels="annotations/validation/{}.png", count=(2000,)),
+        "train": Split(images="images/training/{}.jpg", labels="annotations/training/{}.png", count=(20210,)),
     },
     zero_is_void=True,
     palette=COLOURS,
 )
 config = EvalConfig(
     data=ADE20K,
-    prompts={  # the published runs write these in one word
-        "chest of drawers": "chestofdrawers",
-        "pool table": "pooltable",
-        "screen door": "screendoor",
-        "coffee table": "coffeetable",
-        "kitchen island": "kitchenisland",
-        "swivel chair": "swivelchair",
-        "arcade machine": "arcademachine",
-        "television receiver": "televisionreceiver",
-        "dirt track": "dirttrack",
-        "conveyer belt": "conveyerbelt",
-        "swimming pool": "swimmingpool",
-        "trade name": "tradename",
-        "traffic light": "trafficlight",
-        "crt screen": "crtscreen",
-        "bulletin board": "bulletinboard",
-    },
+    prompts=in_one_word(
+        "chest of drawers, pool table, screen door, coffee table, kitchen island, swivel chair, arcade machine, "
+        "television receiver, dirt track, conveyer belt, swimming pool, trade name, traffic light, crt screen, "
+        "bulletin board"
+    ),
     short_side=448,
 )

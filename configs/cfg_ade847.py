@@ -15,7 +15,7 @@ ADE847 = SegmentationData(
             listing="validation.txt",
             count=(2000,),
             prepare=("ade847",),
-        ),
+        )
     },
     void=65535,
 )

@@ -1,7 +1,7 @@
 """Cityscapes val, 19 classes."""
 
 from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.class_file import in_one_word, read_words
 from datasets.palettes import CITYSCAPES as COLOURS
 from datasets.segmentation import SegmentationData, Split
 
@@ -25,9 +25,4 @@ CITYSCAPES = SegmentationData(
     },
     palette=COLOURS,
 )
-config = EvalConfig(
-    data=CITYSCAPES,
-    prompts={"traffic light": "trafficlight", "traffic sign": "trafficsign"},
-    short_side=448,
-    crop=224,
-)
+config = EvalConfig(data=CITYSCAPES, prompts=in_one_word("traffic light, traffic sign"), short_side=448, crop=224)

@@ -15,7 +15,7 @@ COCO_OBJECT = SegmentationData(
             labels="annotations/val2017/{}_instanceTrainIds.png",
             count=(5000,),
             prepare=("coco_object",),
-        ),
+        )
     },
     void=None,
     palette=((0, 0, 0), *COCO_STUFF[:80]),
@@ -24,7 +24,7 @@ config = EvalConfig(
     data=COCO_OBJECT,
     prompts={
         "background": "sky; wall; tree; wood; grass; road; sea; river; mountain; sands; desk; bed; building; cloud; "
-        "floor; hill; rail",
+        "floor; hill; rail"
     },
     background="vocabulary",
     threshold=0.25,

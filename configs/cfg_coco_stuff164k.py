@@ -1,7 +1,7 @@
 """COCO-Stuff 164k val2017, 80 thing and 91 stuff classes."""
 
 from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.class_file import in_one_word, read_words
 from datasets.palettes import COCO_STUFF
 from datasets.segmentation import SegmentationData, Split
 
@@ -26,41 +26,15 @@ COCO_STUFF164K = SegmentationData(
     palette=COCO_STUFF,
     unseen={
         "zegclip": (
-            "cow",
-            "giraffe",
-            "suitcase",
-            "frisbee",
-            "skateboard",
-            "carrot",
-            "scissors",
-            "cardboard",
-            "clouds",
-            "grass",
-            "playingfield",
-            "river",
-            "road",
-            "tree",
-            "wall-concrete",
+            *("cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds"),
+            *("grass", "playingfield", "river", "road", "tree", "wall-concrete"),
         ),
     },
 )
 config = EvalConfig(
     data=COCO_STUFF164K,
-    prompts={  # the published runs write these in one word
-        "traffic light": "trafficlight",
-        "fire hydrant": "firehydrant",
-        "stop sign": "stopsign",
-        "parking meter": "parkingmeter",
-        "sports ball": "sportsball",
-        "baseball bat": "baseballbat",
-        "baseball glove": "baseballglove",
-        "tennis racket": "tennisracket",
-        "wine glass": "wineglass",
-        "hot dog": "hotdog",
-        "potted plant": "pottedplant",
-        "dining table": "diningtable",
-        "cell phone": "cellphone",
-        "teddy bear": "teddybear",
-        "hair drier": "hairdrier",
-    },
+    prompts=in_one_word(
+        "traffic light, fire hydrant, stop sign, parking meter, sports ball, baseball bat, baseball glove, tennis "
+        "racket, wine glass, hot dog, potted plant, dining table, cell phone, teddy bear, hair drier"
+    ),
 )

@@ -15,7 +15,7 @@ CONTEXT459 = SegmentationData(
             listing="ImageSets/SegmentationContext/val.txt",
             count=(5105, 5104),  # one image less in some published lists
             prepare=("context", "context459"),
-        ),
+        )
     },
     void=65535,  # pixels without a class, should a label map hold any
 )

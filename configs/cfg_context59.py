@@ -31,16 +31,7 @@ CONTEXT59 = SegmentationData(
         # OTSeg's ten are the standard ones; Cascade-CLIP's indices, read against its own class order, mean another ten.
         "otseg": ("cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane"),
         "cascade-clip": (
-            "aeroplane",
-            "bed",
-            "bedclothes",
-            "boat",
-            "bottle",
-            "car",
-            "cloth",
-            "cow",
-            "keyboard",
-            "plate",
+            *("aeroplane", "bed", "bedclothes", "boat", "bottle", "car", "cloth", "cow", "keyboard", "plate"),
         ),
     },
 )

@@ -1,4 +1,4 @@
-"""Synthetic scenes, 24 classes; nothing to download, and the embedded models were trained on them: --model mini."""
+"""Synthetic scenes, 24 classes; nothing to download, and the embedded models were trained on them: --preset mini."""
 
 from configs.base import EvalConfig
 from datasets.scenes.dataset import SyntheticScenes

@@ -15,7 +15,7 @@ config = EvalConfig(
     prompts={
         "background": "bag; bed; bench; book; building; cabinet; ceiling; cloth; computer; cup; door; fence; floor; "
         "flower; food; grass; ground; keyboard; light; mountain; mouse; curtain; platform; sign; plate; road; rock; "
-        "shelves; sidewalk; sky; snow; bedclothes; track; tree; truck; wall; water; window; wood",
+        "shelves; sidewalk; sky; snow; bedclothes; track; tree; truck; wall; water; window; wood"
     },
     background="vocabulary",
 )

@@ -7,12 +7,7 @@ from configs.cfg_voc20 import VOC20
 from datasets.palettes import pascal
 
 VOC21 = replace(
-    VOC20,
-    name="voc21",
-    classes=("background", *VOC20.classes),
-    palette=pascal(21),
-    zero_is_void=False,
-    unseen={},
+    VOC20, name="voc21", classes=("background", *VOC20.classes), palette=pascal(21), zero_is_void=False, unseen={}
 )
 config = EvalConfig(
     data=VOC21,

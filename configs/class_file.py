@@ -31,3 +31,9 @@ def read_words(name: str | Path, count: int | None = None) -> tuple[str, ...]:
         expected = f"expected {count}, one per class" if count else "write one class per line"
         raise InputError(f"{path} has {len(words)} lines; {expected}")
     return tuple(words)
+
+
+def in_one_word(names: str) -> dict[str, str]:
+    """Prompts without spaces, as some published runs write them: "traffic light, hot dog" -> {"traffic light":
+    "trafficlight", "hot dog": "hotdog"}."""
+    return {name: name.replace(" ", "") for name in names.split(", ")}

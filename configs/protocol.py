@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.load import find_config
 from configs.overrides import Overrides
 
-FILES = ("checkpoint_clip", "checkpoint_vfm", "text_embeddings")  # choices that are files
+FILES = ("checkpoint_clip", "checkpoint_vfm")
 
 
 def protocol_of(config_name: str, config, model, samples, limit: int | None, published: bool = False) -> dict:
@@ -67,16 +67,16 @@ def changes(
     for name, value in asdict(used.options).items():
         if value != expected[name]:
             found[name] = list(value) if isinstance(value, tuple) else value
-    for name in FILES:
-        if (file := found.get(name) or getattr(used, name, None)) is not None:
+    if used.checkpoint is None:  # the CLIP of a head is compared with that of its training
+        found |= {name: file for name in FILES if (file := getattr(used, name)) is not None}
+    for name, file in found.items():
+        if name in (*FILES, "text_embeddings") and file is not None:
             found[name] = f"{Path(file).name} {weights[:6]}".strip()
-    for name in ("vfm_features", "vfm_layer"):  # a head has neither
-        if (value := getattr(used, name, None)) != getattr(standard, name, None):
+    for name in ("vfm_features", "vfm_layer", "backend"):
+        if (value := getattr(used, name)) != getattr(standard, name):
             found[name] = value
     if used.dtype != standard.dtype:
         found["precision"] = str(used.dtype).removeprefix("torch.")
-    if (backend := getattr(used, "backend", "torch")) != "torch":  # a head has none
-        found["backend"] = backend
     if refinement != expected_refinement:
         found["refine"] = refinement
     if limit is not None:

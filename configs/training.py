@@ -5,14 +5,14 @@ data root, the folder for results and the device are command-line options.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Literal, get_type_hints
 
 from configs.base import EvalConfig
 from datasets.augment import Augment
 from proxyclip.errors import InputError, nearest
-from proxyclip.options import check_type
+from proxyclip.options import check_type, field_types, parse_settings
 
 RANGES = {  # field -> least, most
     "batch": (1, 4096), "accumulation": (1, 4096), "published_batch": (1, None), "iterations": (1, None),
@@ -164,3 +164,34 @@ def transductive(config: TrainConfig) -> TrainConfig:
 def fully(config: TrainConfig) -> TrainConfig:
     """The same run with the labels of all classes: an upper bound of what the others can reach."""
     return replace(config, setting="fully")
+
+
+def in_all_settings(name: str, config: TrainConfig) -> dict[str, TrainConfig]:
+    """The inductive run with the two that follow from it, by their names."""
+    return {
+        f"{name}_inductive": config,
+        f"{name}_transductive": transductive(config),
+        f"{name}_fully": fully(config),
+    }
+
+
+def read_train_settings(config: TrainConfig, settings: Sequence[str], options: type) -> TrainConfig:
+    """The configuration with ["rate=1e-3", "levels=2,3,4", "flip=0"] applied: its fields, those of its augmentation,
+    and options of the head.
+
+    options: the dataclass of the head's options. `crop` is that of the windows; the crop of the augmentation is the
+    head's image_size. `flip` is that of the augmentation. Raises InputError for an unknown field, naming the nearest
+    one, and for a value of another type.
+    """
+    of_images = {name: hint for name, hint in field_types(Augment).items() if name != "crop"}
+    groups = {"config": field_types(TrainConfig), "augment": of_images, "options": field_types(options)}
+    for setting in settings:
+        if (name := setting.partition("=")[0]) in ONCE:
+            raise InputError(f"cannot set {name}: it is part of the configuration file")
+    values = parse_settings(settings, groups, f"the configuration or head {config.head}")
+    return replace(
+        config,
+        **values["config"],
+        options={**config.options, **values["options"]},
+        augment=replace(config.augment, **values["augment"]),
+    )

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from heads import find_head
 from heads.checkpoint import (
@@ -21,71 +20,54 @@ from heads.checkpoint import (
     read_metadata,
 )
 from heads.clips import bare_clip, find_clip, load_clip, recorded_clip
-from heads.head import Options, TrainableHead, plain_options, read_text_embeddings
+from heads.head import TrainableHead, plain_options, read_text_embeddings
 from heads.published import PublishedCheckpoint, open_published
 from proxyclip.backbones import build_clip
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.precision import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
+from proxyclip.loading import Plan
 from proxyclip.options import check_type, make_options
-from proxyclip.refine import Choice, read_refinement
+from proxyclip.refine import read_refinement
 from proxyclip.text import check_templates
 from proxyclip.vocabulary import list_of_names
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A head that is checked as far as possible without loading weights; see `load`.
+def make_trained(plan: Plan, text_file: str | None) -> TrainableHead:
+    """A head with the weights of its checkpoint. text_file: to read text embeddings from; without one,
+    plan.options.text_embeddings is the name of those that the checkpoint holds."""
+    checkpoint, clip, known_words = plan.checkpoint, None, None
+    state = checkpoint.read()
+    if plan.checkpoint_clip is None and plan.clip == checkpoint.metadata.clip:
+        clip = checkpoint.own_clip(state)
+    if clip is None:
+        clip, known_words = load_clip(plan.clip, plan.checkpoint_clip)
+    checkpoint.check_clip(clip, state)
+    options = replace(plan.options, text_embeddings=text_file)
+    known_words = checkpoint.metadata.known_words or known_words
+    head = plan.module.Head(clip, options, plan.classes, plan.seen, known_words)
+    check_normalisation(head, checkpoint)
+    with_text = plan.options.text_embeddings != text_file
+    put(head, checkpoint.weights(state), checkpoint.file, with_text)
+    head.options = plan.options
+    head.clip.requires_grad_(False)  # so that text embeddings are cached
+    return head
 
-    options: as they are recorded. text_file: to read text embeddings from; without one, options.text_embeddings is the
-    name of those that the checkpoint holds.
-    """
 
-    head: ModuleType
-    options: Options
-    checkpoint: Checkpoint | PublishedCheckpoint
-    clip: str
-    clip_file: str | None
-    text_file: str | None
-    device: torch.device
-    dtype: torch.dtype
-    refine: Choice | None = None
+def check_shapes(plan: Plan, text_file: str | None) -> None:
+    """InputError unless the weights in the checkpoint are those of the head on this CLIP, by names and shapes."""
+    checkpoint, clip = plan.checkpoint, bare_clip(plan.clip)
+    state = checkpoint.peek(clip)
+    head = empty_head(replace(plan, options=replace(plan.options, text_embeddings=text_file)), clip)
+    check_normalisation(head, checkpoint)
+    with_text = plan.options.text_embeddings != text_file
+    matching(head, checkpoint.weights(state), checkpoint.file, with_text)
 
-    def build(self) -> TrainableHead:
-        state, clip, known_words = self.checkpoint.read(), None, None
-        if self.clip_file is None and self.clip == self.checkpoint.metadata.clip:
-            clip = self.checkpoint.own_clip(state)
-        if clip is None:
-            clip, known_words = load_clip(self.clip, self.clip_file)
-        self.checkpoint.check_clip(clip, state)
-        head = self.empty(clip, self.checkpoint.metadata.known_words or known_words)
-        check_normalisation(head, self.checkpoint)
-        put(head, *self.trained(state))
-        head.options = self.options
-        head.refinement = self.refine and self.refine.build()
-        head.clip.requires_grad_(False)  # so that text embeddings are cached
-        return head.set_precision(self.dtype).to(self.device).eval()
 
-    def check_shapes(self) -> None:
-        """InputError unless the weights in the checkpoint are those of the head on this CLIP, by names and shapes."""
-        clip = bare_clip(self.clip)
-        state = self.checkpoint.peek(clip)
-        with torch.device("meta"):
-            head = self.empty(clip)
-        check_normalisation(head, self.checkpoint)
-        matching(head, *self.trained(state))
-
-    def empty(self, clip: DenseCLIP, known_words: tuple[str, ...] | None = None) -> TrainableHead:
-        """The head, before its weights are loaded."""
-        options = replace(self.options, text_embeddings=self.text_file)
-        return self.head.Head(
-            clip, options, self.checkpoint.metadata.classes, self.checkpoint.metadata.seen, known_words
-        )
-
-    def trained(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Path, bool]:
-        """The arguments of `put` besides the head."""
-        with_text = self.options.text_embeddings != self.text_file
-        return self.checkpoint.weights(state), self.checkpoint.file, with_text
+def empty_head(plan: Plan, clip: DenseCLIP) -> TrainableHead:
+    """The head without storage for its weights, so within a fraction of a second. clip: without storage, too."""
+    with torch.device("meta"):
+        return plan.module.Head(clip, plan.options, plan.classes, plan.seen)
 
 
 def load(checkpoint: str | Path, **choices) -> TrainableHead:
@@ -156,12 +138,22 @@ def plan(
     if text_file is not None:
         prompts = None if module.Head.AVERAGE_PROMPTS else len(made.templates)
         read_text_embeddings(text_file, metadata.classes, build_clip.embedding_width(spec), prompts)
-    place = resolve_device(device)
-    files = None if checkpoint_clip is None else str(checkpoint_clip), text_file
-    types = place, resolve_precision(precision, place)
-    planned = Plan(module, made, opened, spec, *files, *types, read_refinement(refine))
+    device = resolve_device(device)
+    planned = Plan(
+        module=module,
+        options=made,
+        make=partial(make_trained, text_file=text_file),
+        clip=spec,
+        checkpoint_clip=checkpoint_clip and str(checkpoint_clip),
+        checkpoint=opened,
+        classes=opened.metadata.classes,
+        seen=opened.metadata.seen,
+        device=device,
+        dtype=resolve_precision(precision, device),
+        refine=read_refinement(refine),
+    )
     if clip is None:  # else shapes that differ mean another CLIP, which its fingerprint shows
-        planned.check_shapes()
+        check_shapes(planned, text_file)
     return planned
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
@@ -28,46 +29,66 @@ BACKENDS = ("torch", "openvino")
 ONE_WINDOW = 224  # MAE is built for the size of a window; without windows for its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A model that is checked as far as possible without loading weights; see `load`."""
+    """A model that is checked as far as possible without loading weights: a training-free method, a trained head, or a
+    head to train.
 
-    method: ModuleType
+    module: the file of the method or head. make: from the plan to the model on the CPU, with its weights. checkpoint,
+    classes, seen: of a head, its file and names of its training; see `heads`. The others are arguments of `load`.
+    """
+
+    module: ModuleType
     options: Options
+    make: Callable[..., Segmentor]
     clip: str
-    vfm: str | None
-    checkpoint_clip: str | None
-    checkpoint_vfm: str | None
-    vfm_features: str
-    vfm_layer: int | None
-    known_words: tuple[str, ...] | None
+    checkpoint_clip: str | None = None
+    vfm: str | None = None
+    checkpoint_vfm: str | None = None
+    vfm_features: str = "tokens"
+    vfm_layer: int | None = None
+    known_words: tuple[str, ...] | None = None
+    checkpoint: object = None
+    classes: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     device: torch.device
     dtype: torch.dtype
     refine: Choice | None = None
     backend: str = "torch"
 
-    def build(self) -> Segmentor:
-        """The model, with its weights; NotFound for weights that are neither local nor reachable."""
-        from proxyclip.backbones import build_clip
-        from proxyclip.methods._training_free import check_crop
+    @property
+    def name(self) -> str:
+        """Of the method or head."""
+        return self.module.__name__.rpartition(".")[2]
 
-        vfm = None
-        if self.method.NEEDS_VFM:
-            window = self.options.crop or ONE_WINDOW
-            loading = {"features": self.vfm_features, "layer": self.vfm_layer, "window": window}
-            vfm = vfms.load(self.vfm, self.checkpoint_vfm, **loading)
-            check_crop(self.options.crop, vfm.patch_size)
-        clip = build_clip.load(self.clip, self.checkpoint_clip)
-        for half in filter(None, (clip, vfm)):
-            half.name = recorded_name(half.name)
-        model = self.method.Method(clip, vfm, self.options, self.known_words)
+    def build(self, **choices) -> Segmentor:
+        """The model, with its weights; NotFound for weights that are neither local nor reachable. choices: further
+        arguments of `make`."""
+        model = self.make(self, **choices)
         model.refinement = self.refine and self.refine.build()
-        if self.backend == "openvino":
-            from proxyclip.backbones.backends import OpenVINOTowers
-
-            side = self.options.crop + sum(model.windows.padding(self.options.crop))
-            model.openvino = OpenVINOTowers(clip, vfm, side, model.batches(None).size, self.dtype)
         return model.set_precision(self.dtype).to(self.device).eval()
+
+
+def make_method(plan: Plan) -> Segmentor:
+    """A training-free method on its CLIP and VFM."""
+    from proxyclip.backbones import build_clip
+    from proxyclip.methods._training_free import check_crop
+
+    crop, vfm = plan.options.crop, None
+    if plan.module.NEEDS_VFM:
+        loading = {"features": plan.vfm_features, "layer": plan.vfm_layer, "window": crop or ONE_WINDOW}
+        vfm = vfms.load(plan.vfm, plan.checkpoint_vfm, **loading)
+        check_crop(crop, vfm.patch_size)
+    clip = build_clip.load(plan.clip, plan.checkpoint_clip)
+    for half in filter(None, (clip, vfm)):
+        half.name = recorded_name(half.name)
+    model = plan.module.Method(clip, vfm, plan.options, plan.known_words)
+    if plan.backend == "openvino":
+        from proxyclip.backbones.backends import OpenVINOTowers
+
+        side = crop + sum(model.windows.padding(crop))
+        model.openvino = OpenVINOTowers(clip, vfm, side, model.batches(None).size, plan.dtype)
+    return model
 
 
 def load(preset: str | None = None, **choices) -> Segmentor:
@@ -149,8 +170,9 @@ def plan(
     if module.NEEDS_VFM:
         vfms.find(vfm.partition(":")[0])
     return Plan(
-        method=module,
+        module=module,
         options=options,
+        make=make_method,
         clip=clip,
         vfm=vfm,
         checkpoint_clip=checkpoint_clip and str(checkpoint_clip),

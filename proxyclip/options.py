@@ -1,9 +1,9 @@
-"""Options of a method or configuration: typed fields of a frozen dataclass, checked and parsed from a command line."""
+"""Settings: typed fields of frozen dataclasses, checked, and parsed from FIELD=VALUE on a command line."""
 
 import math
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Literal, Union, get_args, get_origin, get_type_hints
@@ -25,6 +25,31 @@ def make_options(kind: type, given: Mapping, source: str):
             raise InputError(f"{source} has no option {name!r}; {nearest(name, known)}")
         check_type(name, value, hints[name])
     return kind(**{name: plain(value, hints[name]) for name, value in given.items()})
+
+
+def field_types(kind: type) -> dict:
+    """Field -> annotation of a dataclass."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def parse_settings(settings: Sequence[str], groups: Mapping[str, Mapping], whose: str) -> dict[str, dict]:
+    """Group -> field -> value, from texts such as "short_side=672", "levels=1,2,3", "threshold=none".
+
+    groups: by name, the annotations of the fields that can be set; the first group that has a field gets it. whose: the
+    owners of all fields, for the message of the InputError for an unknown one, which names the nearest.
+    """
+    values = {group: {} for group in groups}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"cannot set {setting!r}: write FIELD=VALUE")
+        group = next((group for group, known in groups.items() if key in known), None)
+        if group is None:
+            known = [field for types in groups.values() for field in types]
+            raise InputError(f"cannot set {setting}: no field {key!r} in {whose}; {nearest(key, known)}")
+        values[group][key] = parse_option(groups[group], key, text)
+    return values
 
 
 def check_type(name: str, value, hint) -> None:

@@ -221,12 +221,12 @@ def test_settings_of_the_command_line_apply_where_a_method_has_them():
     assert models.model_choice(MINI_PROXY).plan().options.beta == 1.5
     assert models.model_choice(Choice("mini", "clip")).plan().options.logit_scale == 20
     assert models.model_choice(Choice("vitb16-dino", "clip")).settings == ()
-    with pytest.raises(InputError, match="no option 'bet'"):
+    with pytest.raises(InputError, match="no field 'bet'"):
         Models(ModelChoice(MINI, ("bet=1",)))
 
 
 def test_a_trained_head_comes_first_and_has_no_other_methods(image):
-    head = SimpleNamespace(head=SimpleNamespace(Head=SimpleNamespace(method="ZegCLIP")))
+    head = SimpleNamespace(module=SimpleNamespace(Head=SimpleNamespace(method="ZegCLIP")))
     head.build = lambda: Models(ModelChoice(MINI)).load(MINI_PROXY)
     started = ModelChoice(
         {"device": "cpu", "precision": "fp32"}, checkpoint=Path("runs/zeg"), trained=lambda *_, **__: head

@@ -6,7 +6,7 @@ import tiny_cat_seg
 import torch
 from PIL import Image
 
-from heads.training.plan import plan_head
+from heads.training.plan import plan_head, skeleton
 
 LARGE = {"clip_size": 336, "guidance_blocks": (7, 15)}
 
@@ -18,7 +18,7 @@ LARGE = {"clip_size": 336, "guidance_blocks": (7, 15)}
     ("ViT-bigG-14:laion2b_s39b_b160k", LARGE, 1664, 1280),
 ])  # fmt: skip
 def test_published_clips(clip, options, width, joint):
-    head = plan_head("cat_seg", options, clip, ("sky", "car"), ("sky", "car"), "cpu").skeleton()
+    head = skeleton(plan_head("cat_seg", options, clip, ("sky", "car"), ("sky", "car"), "cpu"))
     assert head.guidance_lifts[0].weight.shape[:2] == (width, 256)
     assert head.aggregator.text_guidance.in_features == joint
     assert all(layer.mask.shape == (1, 16, 144, 144) for layer in head.aggregator.layers)  # 2 x 2 windows, 4 heads

@@ -95,7 +95,7 @@ def test_one_step_is_that_of_all_weights_together(plan, tmp_path):
     """The loss of the head's own prediction; its gradients, without those of the keys, clipped with all others."""
     run = new_run(plan(), tmp_path / "run", published(clip_norm=0.01))
     run.head.train()
-    twin = plan().build(0).train()  # of the same seed
+    twin = plan().build(seed=0).train()  # of the same seed
     images, labels = next(stream(run))
     text = twin.encode_classes(Vocabulary.parse(run.objective.text.names))
     assert text.requires_grad
@@ -205,14 +205,14 @@ def test_checkpointing_changes_nothing_but_memory(mode, plan, tmp_path):
 def test_a_run_starts_from_a_published_checkpoint(mode, plan, tmp_path):
     """With the weights of CLIP that are in it; keys and everything frozen have to be those of the CLIP in use."""
     chosen = plan(mode, "fully", hidden=32)
-    made = chosen.build(5)
+    made = chosen.build(seed=5)
     with torch.no_grad():
         for name in made.tuned:
             made.state_dict()[name].chunk(3)[2].add_(0.1)
     file = Path(tiny_cat_seg.save_official(tmp_path / "model_final.pth", made))
     run = new_run(chosen, tmp_path / "run", published(mode, setting="fully"), start=open_start(file, chosen, "fully"))
     assert all(torch.equal(run.head.trained()[name], value) for name, value in made.trained().items())
-    assert run.head.clip_fingerprint == chosen.build(5).clip_fingerprint
+    assert run.head.clip_fingerprint == chosen.build(seed=5).clip_fingerprint
     with pytest.raises(InputError, match="hidden is 16, but .* was trained with 32"):
         open_start(file, plan(mode, "fully"), "fully")
     frozen = plan("frozen", "fully", hidden=32)

@@ -23,7 +23,7 @@ import eval as eval_script
 import eval_all
 import heads
 from configs.load import load_config
-from configs.protocol import unseen_classes
+from configs.protocol import digest, unseen_classes
 from heads.checkpoint import CheckpointMetadata
 from proxyclip.images import read_image
 
@@ -137,6 +137,41 @@ def test_nothing_is_subtracted_on_another_benchmark(tmp_path, clip):
     assert line["protocol"]["subtract"] == {"cat": 0.1, "sky": 0.1} and line["changed"] == {"seen_penalty": 0.1}
 
 
+def test_another_benchmark_under_the_protocol_of_the_published_runs(tmp_path, clip):
+    """The values of ZegCLIP from COCO-Stuff to Pascal VOC; on the benchmark of the training nothing changes."""
+    data = load_config("coco_stuff164k").data
+    facts = {"classes": data.classes, "seen": data.classes, "training": {"dataset": data.name, "setting": "fully"}}
+    run = trained(tmp_path / "coco", clip, **facts, templates=("a {}.", "some {}."))
+    options = "--checkpoint", run, "--clip", clip
+    ours, theirs = (evaluate(tmp_path, *options, "--protocol", name) for name in ("ours", "published"))
+    assert theirs["protocol"]["name"] == "published" and "name" not in ours["protocol"]
+    assert ours["protocol"]["templates_hash"] != theirs["protocol"]["templates_hash"] == digest(("a photo of a {}",))
+    assert ours["changed"] == theirs["changed"] == {} and ours["protocol"]["crop"] == theirs["protocol"]["crop"] == 32
+    own = trained(tmp_path / "voc", clip)
+    line = evaluate(tmp_path, "--checkpoint", own, "--clip", clip, "--protocol", "published", "--set", "crop=24")
+    assert "name" not in line["protocol"] and line["changed"] == {"crop": 24}
+
+
+def test_eval_all_hands_options_on(run):
+    """The weights of CLIP and VFM to all models that load them, settings to all."""
+    files = ["--checkpoint-clip", "a.pt", "--checkpoint-vfm", "b.pt", "--set", "crop=224", "stride=112", "--limit", "3"]
+    given = ["--presets", "mini", "vitb16-dino", "--checkpoint", run, "--configs", "voc20"]
+    options = eval_all.parse([*given, *files])
+    mini, pair, head = (" ".join(eval_all.command(options, task)) for task in eval_all.tasks_of(options))
+    for command in (mini, pair, head):
+        assert command.endswith("--protocol ours --workdir work/eval --limit 3 --set crop=224 stride=112")
+    assert "--preset vitb16-dino --method proxyclip --checkpoint-clip a.pt --checkpoint-vfm b.pt " in pair
+    assert "-clip" not in mini and f"--checkpoint {run} --checkpoint-clip a.pt --protocol" in head
+
+
+def test_eval_all_evaluates_heads_where_they_were_published(tmp_path, clip):
+    data = load_config("coco_stuff164k").data
+    facts = {"classes": data.classes, "seen": data.classes, "training": {"dataset": data.name, "setting": "fully"}}
+    run = trained(tmp_path / "coco", clip, name="otseg", **facts)
+    found = {config for _, _, config in planned("--checkpoint", run, "--protocol", "published")}
+    assert found == {"cfg_voc20", "cfg_context59", "cfg_ade20k", "cfg_coco_stuff164k"}
+
+
 OTHERS = VOC20.classes[:3]
 
 
@@ -203,8 +238,8 @@ def test_a_published_checkpoint_that_needs_no_training_configuration(tmp_path, c
     assert line["model"] == "CAT-Seg" and f"voc20: CAT-Seg, {line['trained']['weights']} (" in said
     config = tmp_path / "mine.py"
     config.write_text(
-        "from dataclasses import replace\nfrom configs.heads.cat_seg_coco_stuff164k_fully import config as base\n"
-        f"config = replace(base, options={untold})\n"
+        "from dataclasses import replace\nfrom configs.heads.cat_seg import BASE\n"
+        f"config = replace(BASE, options={untold})\n"
     )
     second = evaluate(tmp_path, *options, "--train-config", config)
     assert second["trained"].items() >= {"dataset": "coco_stuff164k", "setting": "fully"}.items()
@@ -217,8 +252,8 @@ def truncate(run) -> None:
 
 
 BAD = {
-    "model": (["--model", "mini"], None, "--checkpoint names a whole model: leave out --model"),
-    "method": (["--method", "clip", "--model", "mini"], None, "leave out --model and --method"),
+    "preset": (["--model", "mini"], None, "--checkpoint names a whole model: leave out --preset"),
+    "method": (["--method", "clip", "--preset", "mini"], None, "leave out --preset and --method"),
     "missing": (["--checkpoint", "runs/none"], None, "checkpoint runs/none does not exist"),
     "empty folder": (["--checkpoint", str(HERE / "tests")], None, "has no checkpoint: neither best.safetensors nor"),
     "no checkpoint": (["--checkpoint", __file__], None, "test_checkpoint_option.py"),
@@ -227,7 +262,7 @@ BAD = {
     "logit scale": (
         ["--set", "logit_scale=3"],
         None,
-        "nor zegclip has a field 'logit_scale'",
+        "no field 'logit_scale' in the configuration or zegclip",
     ),
     "misspelt": (["--set", "stridee=3"], None, "did you mean stride"),
     "not a number": (["--set", "crop=big"], None, "crop must be a whole number, not 'big'"),
@@ -305,7 +340,7 @@ def test_eval_all_runs_a_head_of_the_embedded_clip_on_its_scenes(tmp_path):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--checkpoints", "none"], "checkpoint none does not exist"),
     (["--train-config", "zegclip_voc20_inductive"], "--train-config describes --checkpoints"),
-    (["--checkpoints", "none", "--methods", "clip"], "--methods is for --models"),
+    (["--checkpoints", "none", "--methods", "clip"], "--methods is for --presets"),
 ])  # fmt: skip
 def test_eval_all_refuses_at_once(tmp_path, capsys, arguments, words):
     with pytest.raises(SystemExit) as stopped:
@@ -343,7 +378,7 @@ def test_demo_takes_a_checkpoint(tmp_path, run, clip, monkeypatch, capsys):
     for options, words in (
         (["--checkpoint", run, "--preset", "mini"], "--checkpoint names a whole model: leave out --preset"),
         (["--checkpoint", run, "--checkpoint-vfm", "a"], "leave out --checkpoint-vfm"),
-        (["--checkpoint", run, "--clip", clip, "--beta", "2"], "head zegclip has no option 'beta'"),
+        (["--checkpoint", run, "--clip", clip, "--beta", "2"], "no field 'beta' in the options of the method"),
         (["--checkpoint", tmp_path / "none"], "none does not exist"),
         (["--train-config", "zegclip_voc20_inductive"], "--train-config describes a --checkpoint"),
     ):

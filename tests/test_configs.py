@@ -252,9 +252,9 @@ def test_settings_of_the_model():
 @pytest.mark.parametrize(
     "setting, sentence",
     [
-        ("shortside=448", "proxyclip has a field 'shortside'; did you mean short_side"),
+        ("shortside=448", "no field 'shortside' in the configuration or proxyclip; did you mean short_side"),
         ("short_side", "write FIELD=VALUE"),
-        ("data=1", "proxyclip has a field 'data'"),
+        ("data=1", "no field 'data' in the configuration or proxyclip"),
         ("beta=high", "beta must be a finite number, not 'high'"),
         ("gamma=inf", "gamma must be a finite number, not 'inf'"),
         ("vfm_layer=1.5", "vfm_layer must be a whole number or none, not '1.5'"),

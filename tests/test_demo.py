@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ SCRIPT = Path(demo.__file__)
 class Model:
     """Stands in for a real one: everything is the second class."""
 
-    def __init__(self, **chosen):
-        self.chosen = chosen
+    def __init__(self, options, settings):
+        self.chosen = {name: value for name, value in options.items() if value != "auto"}
+        self.settings = settings
 
     def segment(self, image, vocabulary, threshold=0.0, probabilities=(), names=None):
         self.image, self.classes, self.threshold = image, vocabulary.classes, threshold
@@ -46,11 +49,11 @@ def run(monkeypatch):
     def run(*arguments) -> Model:
         models = []
 
-        def load(**chosen):
-            models.append(Model(**chosen))
+        def build(choice):
+            models.append(Model(choice.options, choice.settings))
             return models[0]
 
-        monkeypatch.setattr(proxyclip, "load", load, raising=False)
+        monkeypatch.setattr(demo.ModelChoice, "plan", lambda choice: SimpleNamespace(build=partial(build, choice)))
         monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
         demo.main()
         return models[0] if models else None
@@ -144,10 +147,8 @@ def test_without_a_photo_there_is_nothing_to_choose(run, option, tmp_path, capsy
 
 
 def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
-    options = (
-        "--background threshold --threshold 0.25 --crop 224 --beta 1.1 --method maskclip --checkpoint-clip clip.pt"
-    )
-    options += " --precision bf16"
+    options = "--background threshold --threshold 0.25 --crop 224 --beta 1.1 --set gamma=5 stride=56 --method maskclip "
+    options += "--checkpoint-clip clip.pt --precision bf16"
     model = run(photo, "--classes", "cat; kitten, grass ,sky", "--out", tmp_path / "out", *options.split())
     assert model.classes == ("background", "cat; kitten", "grass", "sky")
     assert model.name == "street"
@@ -156,11 +157,10 @@ def test_a_photograph_of_one_s_own(run, photo, tmp_path, capsys):
     assert model.chosen == {
         "preset": "vitb16-dino",
         "checkpoint_clip": "clip.pt",
-        "crop": 224,
-        "beta": 1.1,
         "method": "maskclip",
         "precision": "bf16",
     }
+    assert model.settings == ("gamma=5", "stride=56", "crop=224", "beta=1.1")
     said = capsys.readouterr().out
     assert "street.jpg: 60x40 pixels, 4 classes" in said
 

@@ -1,25 +1,28 @@
 """The configurations of training runs: what was published, field by field, and that each one can be built."""
 
+import importlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from configs.load import load_config
-from configs.train_overrides import read_train_settings
-from configs.training import TrainConfig
+from configs.load import load_config, training_runs
+from configs.overrides import read_overrides
+from configs.published_protocols import published_protocol
+from configs.training import TrainConfig, read_train_settings
 from heads import find_head
 from heads.training.plan import plan_head
 from proxyclip.errors import InputError, NotFound
 
 FOLDER = Path(__file__).parents[1] / "configs" / "heads"
-NAMES = sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
+NAMES = sorted(training_runs())
 HEADS = {"zegclip": "ZegCLIP", "otseg": "OTSeg", "cascade_clip": "Cascade-CLIP"}
-CAT_SEG = {  # name before the dataset's -> published configuration, None for those of mmsegmentation
+CAT_SEG = {  # name before the dataset's -> published configuration, None for those with other guidance
     "cat_seg": "configs/vitb_384.yaml", "cat_seg_large": "configs/vitl_336.yaml",
-    "cat_seg_r101": None, "cat_seg_swin_b": None,
+    "cat_seg_r101": None, "cat_seg_swin_b": None, "cat_seg_swin_b_huge": None, "cat_seg_swin_b_giant": None,
 }  # fmt: skip
 DATASETS = {
     "voc20": ("ZeroPascalVOCDataset20",),
@@ -48,7 +51,7 @@ EMBEDDINGS = {  # file -> dataset, prompts
 
 
 def load(name: str) -> TrainConfig:
-    return load_config(name, TrainConfig, FOLDER)
+    return load_config(name, TrainConfig)
 
 
 def split_name(name: str) -> tuple[str, str, str]:
@@ -66,6 +69,7 @@ def test_every_combination_is_there():
     expected = {f"{head}_{data}_{setting}" for head in HEADS for data in (*DATASETS, "scenes") for setting in SETTINGS}
     expected |= {f"cat_seg_scenes_{setting}" for setting in SETTINGS}
     expected |= {f"{head}_coco_stuff164k_fully" for head in CAT_SEG}
+    expected |= {f"cat_seg_r101_{data}_fully" for data in ("ade20k", "context59")}
     assert set(NAMES) == expected
 
 
@@ -229,6 +233,18 @@ def test_published_values_of_cat_seg(head):
     assert theirs["DATASETS"]["TRAIN"] == ["coco_2017_train_stuff_all_sem_seg"] and config.train_split == "train"
 
 
+def test_cat_seg_as_in_mmsegmentation():
+    of_authors = options_of(load("cat_seg_r101_coco_stuff164k_fully"))
+    names = "r101_ade20k", "r101_context59", "swin_b_huge_coco_stuff164k", "swin_b_giant_coco_stuff164k"
+    for config in (load(f"cat_seg_{name}_fully") for name in names):
+        options = options_of(config)
+        assert (options.short_side, options.long_side, options.crop, options.stride) == (512, 2048, 384, 384)
+        assert options.square == 0 and len(set(options.templates)) == 80 and config.iterations == 80_000
+    assert options_of(load("cat_seg_r101_ade20k_fully")) == replace(
+        of_authors, short_side=512, long_side=2048, square=0, stride=384, templates=options.templates
+    )
+
+
 def test_templates_of_the_published_text_embeddings():
     """As listed with the published files."""
     options = {name: options_of(load(f"{name}_inductive")) for name in ("zegclip_coco_stuff164k", "otseg_voc20")}
@@ -243,13 +259,68 @@ def test_templates_of_the_published_text_embeddings():
         assert all(f'"{template}"' in listed for template in fifteen)
 
 
+CROSS = {  # name of the published configuration -> trained on, evaluated on
+    "coco-to-voc": ("coco_stuff164k", "voc20"), "coco-to-context": ("coco_stuff164k", "context59"),
+    "coco-to-ade": ("coco_stuff164k", "ade20k"), "context-to-voc": ("context59", "voc20"),
+    "context-to-coco": ("context59", "coco_stuff164k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_evaluations_on_other_datasets_are_as_published(head):
+    """Sizes, and the number of templates where the published one is that of the training."""
+    published = {Path(theirs["config"]).stem: theirs for theirs in official_configs()[HEADS[head]]["configs"]}
+    names = published.keys() & CROSS.keys()
+    assert len(names) == (5 if head == "otseg" else 2)
+    for name in names:
+        (source, target), theirs = CROSS[name], published[name]
+        if head == "zegclip" and target == "context59":
+            target = "context60"  # all 60 classes, the background among them
+        setting = "transductive" if head == "otseg" else "inductive"
+        trained, standard = load(f"{head}_{source}_{setting}"), load_config(target)
+        config, changed = published_protocol(standard, head, source)
+        options = find_head(head).Options(**trained.options | changed)
+        test = theirs["test_cfg"]
+        assert (test["crop_size"], test["stride"]) == ([options.crop] * 2, [options.stride] * 2), name
+        assert options.image_size == theirs["img_size"] and len(config.data.classes) == theirs["num_classes_total"]
+        scaled = theirs.get("test_pipeline", [{}, {"img_scale": [512], "transforms": [{}]}])[1]
+        assert options.short_side == max(min(scaled["img_scale"]), scaled["transforms"][0].get("min_size", 0)), name
+        single = theirs["load_text_embedding"] == "voc12_single.npy"
+        assert (len(options.templates) == 1) == single, name
+        assert (config.background, config.threshold) == ("none", None)
+
+
+def test_the_commands_in_the_docs_are_those_of_the_published_evaluations():
+    text = (FOLDER.parents[1] / "docs" / "training.md").read_text()
+    commands = re.findall(r"`python eval.py --config cfg_(\w+).py --checkpoint \S+ --train-config (\w+) P`", text)
+    pairs = {(load(run).head, load(run).data.name, load_config(name).data.name) for name, run in commands}
+    tables = {head: importlib.import_module(f"configs.heads.{head}").published for head in HEADS}
+    assert pairs == {(head, source, target) for head, table in tables.items()
+                     for source, protocol in table.items() for target in protocol.benchmarks}  # fmt: skip
+    assert len(commands) == 9
+
+
+def test_what_is_published_of_a_head():
+    for head, dataset, target, sentence in (
+        ("zegclip", "voc20", "ade20k", "zegclip trained on voc20 has no published protocol for other datasets, only"),
+        ("otseg", "context59", "ade20k", "of otseg trained on context59 says nothing about ade20k, only about voc20"),
+        ("otseg", None, "voc20", "a published protocol of otseg needs the dataset of its training: name the"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            published_protocol(load_config(target), head, dataset)
+    assert published_protocol(load_config("voc20"), "zegclip", "voc20") == (load_config("voc20"), {})
+    given = ["stride=256"], "otseg", find_head("otseg").Options
+    overrides = read_overrides(load_config("voc20"), *given, published=True, trained_on="coco_stuff164k")
+    assert (overrides.of_protocol, overrides.model, overrides.published) == ({"stride": 380}, {"stride": 256}, True)
+
+
 BASE = replace(load("zegclip_scenes_inductive"), rate=1e-3, iterations=1000, warmup=50)
 OPTIONS = find_head("cascade_clip").Options
 
 
 @pytest.mark.parametrize(("setting", "sentence"), [
     ("rate", "cannot set 'rate': write FIELD=VALUE"),
-    ("rte=1", "cannot set rte=1: neither the configuration nor head zegclip has a field 'rte'; did you mean rat"),
+    ("rte=1", "cannot set rte=1: no field 'rte' in the configuration or head zegclip; did you mean rat"),
     ("rate=high", "rate must be a finite number, not 'high'"),
     ("rate=-1", "rate is -1.0; it must be at least 0 and at most 1"),
     ("rate=1e-9", "min_rate 1e-06 is larger than rate 1e-09"),
@@ -311,9 +382,15 @@ def test_a_configuration_file_that_is_refused(fields, sentence, tmp_path):
 
 def test_a_configuration_of_another_kind():
     with pytest.raises(InputError, match="`config` must be TrainConfig"):
-        load_config(FOLDER.parent / "cfg_scenes.py", TrainConfig, FOLDER)
+        load_config("cfg_scenes", TrainConfig)
+    with pytest.raises(
+        InputError, match="zegclip.py does not set `config`, but holds runs .*: zegclip_voc20_inductive,"
+    ):
+        load_config(FOLDER / "zegclip.py", TrainConfig)
     fully = load("zegclip_scenes_fully")
-    assert load_config(FOLDER / "zegclip_scenes_fully.py") == fully.benchmark  # where a benchmark is wanted
+    for name in ("zegclip_scenes_fully", FOLDER / "zegclip_scenes_fully.py"):  # where a benchmark is wanted
+        assert load_config(name) == fully.benchmark
+    assert load(FOLDER / "zegclip_scenes_fully.py") == load("zegclip_scenes_fully.py") == fully
     with pytest.raises(NotFound, match="unknown configuration 'zegclip_voc21_fully'; did you mean zegclip_voc20_fully"):
         load("zegclip_voc21_fully")
 

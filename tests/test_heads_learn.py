@@ -23,7 +23,7 @@ ITERATIONS = {"zegclip": 250, "cat_seg": 40}  # CAT-Seg starts from CLIP's own s
 
 def train_shortly(folder: Path, head: str, relabel=lambda labels: labels) -> dict[str, float]:
     """Scores in percent on a few scenes that were not trained on. relabel: changes the labels of a batch."""
-    config = load_config(f"{head}_scenes_inductive", TrainConfig, Path("configs/heads"))
+    config = load_config(f"{head}_scenes_inductive", TrainConfig)
     iterations = ITERATIONS[head]
     if head == "zegclip":  # at their own size, scenes are learned faster, if not as well in the end
         size = {"options": {**config.options, "short_side": 128}, "augment": replace(config.augment, scale=(512, 128))}

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.load import load_config
 from configs.training import TrainConfig
-from heads.training.plan import plan_head
-from tools.profile_model import ROOT, flop_of, main, random_clip, random_text
+from heads.training.plan import plan_head, skeleton
+from tools.profile_model import flop_of, main, random_clip, random_text
 
 
 def run(capsys, *arguments) -> dict[str, str]:
@@ -69,8 +69,8 @@ def test_operations_of_attention_are_counted(name):
 
 def test_zegclip_trains_fewer_weights_than_the_published_code():
     """The rest of the published 13.8 M takes part in no result."""
-    config = load_config("zegclip_voc20_inductive", TrainConfig, ROOT / "configs" / "heads")
-    head = plan_head(config.head, config.options, config.clip, config.data.classes, config.seen).skeleton()
+    config = load_config("zegclip_voc20_inductive", TrainConfig)
+    head = skeleton(plan_head(config.head, config.options, config.clip, config.data.classes, config.seen))
     trained = sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
     width, joint = 768, 512
     linear, norm = joint**2 + joint, 2 * joint

@@ -102,7 +102,7 @@ def test_what_is_missing_or_contradicts_the_file(tmp_path, clip, given, words, z
 def test_cascade_clip_is_recognised_and_its_blocks_are_counted(tmp_path, clip):
     file = tiny_heads.save_official(tmp_path / "a.pth", tiny_heads.head("cascade_clip", clip))
     given = choices("cascade_clip", clip)
-    assert heads.plan(file, **given | {"head": None}).head.__name__ == "heads.cascade_clip"
+    assert heads.plan(file, **given | {"head": None}).name == "cascade_clip"
     refused(file, "is of cascade_clip, not of zegclip", **given | {"head": "zegclip"})
     refused(file, "uses 2 blocks besides the last: name them with levels, not \\(5, 6", **given | {"levels": None})
     refused(file, "group_size is 2, but .* trained with 1", **given | {"group_size": 2})

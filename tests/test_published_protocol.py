@@ -13,7 +13,7 @@ import eval_all
 from configs import load as configs
 from configs.overrides import read_overrides
 from configs.published import PUBLISHED
-from configs.published_protocol import published_methods, published_protocol
+from configs.published_protocols import METHODS, published_protocol
 from proxyclip.errors import InputError
 from proxyclip.loading import plan
 from proxyclip.methods import find_method
@@ -59,7 +59,7 @@ def test_what_the_published_runs_did(method, dataset, expected):
     assert expected.items() <= settings(method, dataset).items()
 
 
-@pytest.mark.parametrize("method", published_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_protocol_is_one_of_its_method(method):
     for dataset, config in BENCHMARKS.items():
         try:
@@ -70,7 +70,7 @@ def test_every_protocol_is_one_of_its_method(method):
         planned = plan("mini", method=method, **config.model_options | chosen)
         for name, value in (config.model_options | chosen).items():
             assert name == "refine" or getattr(planned.options, name) == value
-        assert planned.method is find_method(method)
+        assert planned.module is find_method(method)
         assert config.vocabulary.names == tuple(config.data.classes)
 
 

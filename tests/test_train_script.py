@@ -31,9 +31,10 @@ from proxyclip.evaluation.run_lock import run_lock
 HERE = Path(__file__).resolve().parents[1]
 CONFIG = """
 from dataclasses import replace
-from configs.heads.{head}_scenes_{setting} import config as base
+from configs.heads.{head} import runs
 from datasets.scenes.dataset import SyntheticScenes
 
+base = runs["{head}_scenes_{setting}"]
 SPLITS = {{"train": range(1000, 1010), "tune": range(500, 502)}}
 benchmark = replace(base.benchmark, data=SyntheticScenes(size=64, splits=SPLITS), split="tune")
 options = {{**base.options, "image_size": 32, "short_side": 64, "crop": 32, "stride": 32, **{own}}}
@@ -299,7 +300,7 @@ def start_and_code(given: list[str]) -> int:
 
 
 @pytest.mark.parametrize(("given", "sentence"), [
-    (["--set", "rte=1"], "neither the configuration nor head zegclip has a field 'rte'; did you mean rate"),
+    (["--set", "rte=1"], "no field 'rte' in the configuration or head zegclip; did you mean rate"),
     (["--set", "batch=two"], "batch must be a whole number, not 'two'"),
     (["--set", "decoder_heads=5"], "decoder_heads 5 does not divide the width 128 of this CLIP's embeddings"),
     (["--set", "clip=ViT-B-61"], "unknown CLIP 'ViT-B-61'"),

@@ -377,7 +377,7 @@ def test_a_transductive_run_starts_from_a_published_checkpoint(head, monkeypatch
     options = {"group_size": 1, "levels": (0, 1)} if head == "cascade_clip" else {}
     monkeypatch.setattr(tiny_clip, "clip", partial(tiny_clip.clip, vision={"layers": 3}))
     plan = planned(monkeypatch, head, "transductive", **options)
-    published = plan.build(5)
+    published = plan.build(seed=5)
     counted = {"decode_head.loss_decode.criterion.empty_weight": torch.ones(len(SEEN) + 1)}
     file = Path(tiny_heads.save_official(tmp_path / "iter_20000.pth", published, **counted))
     run = new_run(plan, tmp_path / "run", recipe("transductive"), start=open_start(file, plan, "transductive"))

@@ -40,7 +40,7 @@ def test_a_limit_of_time_ends_the_schedule():
 @pytest.mark.parametrize("head", [name for name in tiny_training.OPTIONS if name != "cat_seg"])
 def test_everything_that_is_trained_gets_one_rate_and_decays(head, monkeypatch):
     """Also norms and biases: the published settings without decay for these never match."""
-    model = tiny_training.planned(monkeypatch, head).build(0)
+    model = tiny_training.planned(monkeypatch, head).build(seed=0)
     optimiser = make_optimiser(model, recipe(rate=2e-4, weight_decay=0.01))
     (group,) = optimiser.param_groups
     own = trained_parameters(model)
@@ -52,7 +52,7 @@ def test_everything_that_is_trained_gets_one_rate_and_decays(head, monkeypatch):
 
 def test_norms_and_partly_trained_weights_need_not_decay(monkeypatch):
     """CAT-Seg: no decay of weights of CLIP, whose keys stay as they are, and none of norms if so chosen."""
-    model = tiny_training.planned(monkeypatch, "cat_seg").build(0)
+    model = tiny_training.planned(monkeypatch, "cat_seg").build(seed=0)
     norms = {f"{place}.{kind}" for place, module in model.named_modules() if "Norm" in type(module).__name__
              for kind in ("weight", "bias")}  # fmt: skip
     own = trained_parameters(model)
@@ -65,7 +65,7 @@ def test_norms_and_partly_trained_weights_need_not_decay(monkeypatch):
 
 def test_parts_can_have_rates_of_their_own(monkeypatch):
     """The longest prefix counts."""
-    model = tiny_training.planned(monkeypatch).build(0)
+    model = tiny_training.planned(monkeypatch).build(seed=0)
     optimiser = make_optimiser(model, recipe(rate_factors={"encoder.": 0.1, "encoder.prompts": 0.5}))
     names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
     rates = {names[id(member)]: group["base"] for group in optimiser.param_groups for member in group["params"]}
@@ -78,7 +78,7 @@ def test_parts_can_have_rates_of_their_own(monkeypatch):
 
 def test_one_update_is_adamw(monkeypatch):
     """Of the first step, AdamW's update is the sign of the gradient times the rate, after decay."""
-    model = tiny_training.planned(monkeypatch).build(0)
+    model = tiny_training.planned(monkeypatch).build(seed=0)
     optimiser = make_optimiser(model, recipe(rate=1e-2, weight_decay=0.1))
     before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     for parameter in trained_parameters(model).values():

@@ -17,10 +17,11 @@ from datasets.labels_for_training import LabelTable
 from datasets.training import Batches, TrainingSamples, to_tensors
 from heads.training import plan as plans
 from heads.training.log import LOG
-from heads.training.plan import HeadPlan, plan_head
+from heads.training.plan import plan_head
 from heads.training.recipe import Recipe, Schedule
 from heads.training.run import Training, begin
 from proxyclip.evaluation.ranks import Ranks
+from proxyclip.loading import Plan
 
 CLASSES = ("sky", "grass", "car", "boat", "tree", "road")
 UNSEEN = ("boat", "tree")
@@ -60,7 +61,7 @@ class Images(Sequence):
         return self.items[index].stem, image, self.values[blocks]
 
 
-def planned(monkeypatch, head: str = "zegclip", setting: str = "inductive", **options) -> HeadPlan:
+def planned(monkeypatch, head: str = "zegclip", setting: str = "inductive", **options) -> Plan:
     """The plan of a head on the tiny CLIP."""
     monkeypatch.setattr(plans, "find_clip", lambda name: (name, None))
     monkeypatch.setattr(plans, "load_clip", lambda *_: (tiny_clip.clip(), None))
@@ -75,7 +76,7 @@ def recipe(setting: str = "inductive", **fields) -> Recipe:
 
 
 def new_run(
-    plan: HeadPlan, folder: Path, settings: Recipe | None = None, iterations: int = 4, ranks=None, **changes
+    plan: Plan, folder: Path, settings: Recipe | None = None, iterations: int = 4, ranks=None, **changes
 ) -> Training:
     """A run that logs every iteration. changes: fields of the recipe or the schedule, and options of `begin`."""
     options = {name: changes.pop(name) for name in ("resume", "start", "limit") if name in changes}

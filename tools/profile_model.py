@@ -100,15 +100,14 @@ def make(options) -> tuple[Segmentor, int]:
         return replace(plan, clip=random_clip(plan.clip), vfm=vfm).build(), options.classes or 20
     if os.path.exists(options.model) and not options.model.endswith(".py"):
         plan = heads.plan(options.model, clip=options.clip, **place)
-        classes, seen = plan.checkpoint.metadata.classes, plan.checkpoint.metadata.seen
     else:
-        config = load_config(options.model, TrainConfig, ROOT / "configs" / "heads")
+        config = load_config(options.model, TrainConfig)
         plan = plan_head(config.head, config.options, config.clip, config.data.classes, config.seen, **place)
-        classes, seen = plan.classes, plan.seen
     clip = build_clip.load(random_clip(find_clip(plan.clip)[0]))
     options_of_head = replace(plan.options, text_embeddings=None)
-    model = plan.head.Head(clip, options_of_head, classes, seen).set_precision(plan.dtype).to(plan.device).eval()
-    return model, options.classes or len(classes) or 20  # not every checkpoint names classes
+    model = plan.module.Head(clip, options_of_head, plan.classes, plan.seen)
+    model = model.set_precision(plan.dtype).to(plan.device).eval()
+    return model, options.classes or len(plan.classes) or 20  # not every checkpoint names classes
 
 
 def random_clip(spec: str) -> str:

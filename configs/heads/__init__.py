@@ -1,1 +1,4 @@
-"""Training runs: HEAD_DATASET_SETTING.py sets `config`; files that start with an underscore are their shared parts."""
+"""Training runs, one file a head: its table `runs` has the configuration of each by its name, HEAD_DATASET_SETTING.
+
+A table `published` says how a head that was trained on one dataset was evaluated on others in its published runs.
+"""

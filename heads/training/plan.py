@@ -1,52 +1,32 @@
 """A head that is to be trained: all input is checked before any weights are loaded."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from heads import find_head
-from heads.build import open_checkpoint
+from heads.build import empty_head, open_checkpoint
 from heads.checkpoint import StoredHead, find_checkpoint, matching, read_header
 from heads.clips import bare_clip, find_clip, load_clip
-from heads.head import Options, TrainableHead
+from heads.head import TrainableHead
 from proxyclip.backbones.precision import resolve_device, resolve_precision
 from proxyclip.errors import InputError, NotFound
+from proxyclip.loading import Plan
 from proxyclip.options import make_options
 
 
-@dataclass(frozen=True)
-class HeadPlan:
-    """A head that is checked as far as possible without loading weights; see `plan_head`."""
+def make_new(plan: Plan, seed: int = 0) -> TrainableHead:
+    """A head with random weights that depend on the seed alone."""
+    clip, known_words = load_clip(plan.clip, plan.checkpoint_clip)
+    torch.manual_seed(seed)
+    return plan.module.Head(clip, plan.options, plan.classes, plan.seen, known_words)
 
-    head: ModuleType
-    options: Options
-    clip: str
-    checkpoint_clip: Path | None
-    classes: tuple[str, ...]
-    seen: tuple[str, ...]
-    device: torch.device
-    dtype: torch.dtype
 
-    @property
-    def name(self) -> str:
-        return self.head.__name__.rpartition(".")[2]
-
-    def build(self, seed: int) -> TrainableHead:
-        """The head with random weights that depend on the seed alone, on its device."""
-        clip, known_words = load_clip(self.clip, self.checkpoint_clip)
-        torch.manual_seed(seed)
-        head = self.head.Head(clip, self.options, self.classes, self.seen, known_words)
-        return head.set_precision(self.dtype).to(self.device)
-
-    def skeleton(self) -> TrainableHead:
-        """The head without storage for its weights, so within a fraction of a second. InputError for options that do
-        not fit the CLIP."""
-        clip = bare_clip(find_clip(self.clip)[0])
-        with torch.device("meta"):
-            return self.head.Head(clip, self.options, self.classes, self.seen)
+def skeleton(plan: Plan) -> TrainableHead:
+    """The head without storage for its weights. InputError for options that do not fit the CLIP."""
+    return empty_head(plan, bare_clip(find_clip(plan.clip)[0]))
 
 
 def plan_head(
@@ -58,22 +38,33 @@ def plan_head(
     device: str = "auto",
     precision: str = "auto",
     checkpoint_clip: Path | None = None,
-) -> HeadPlan:
-    """head: the name of a file in heads/. options: those of its options that differ from its defaults. clip: a name, a
+) -> Plan:
+    """A head to train, whose `build` takes a seed.
+
+    head: the name of a file in heads/. options: those of its options that differ from its defaults. clip: a name, a
     folder, or "mini" for the embedded one; checkpoint_clip: a file with its weights, instead of a download. precision:
     "fp32", "bf16" or "auto", which is bf16 where the hardware supports it, except on a CPU.
 
     Raises InputError and NotFound for invalid values, and for options that do not fit the CLIP.
     """
-    found = find_head(head)
-    chosen = make_options(found.Options, options, f"head {head}")
+    module = find_head(head)
+    checked = make_options(module.Options, options, f"head {head}")
     find_clip(clip)
     if checkpoint_clip is not None and not checkpoint_clip.is_file():
         raise NotFound(f"checkpoint {checkpoint_clip} does not exist")
-    place = resolve_device(device)
-    dtype = training_precision(precision, place)
-    planned = HeadPlan(found, chosen, clip, checkpoint_clip, classes, seen, place, dtype)
-    planned.skeleton()
+    device = resolve_device(device)
+    planned = Plan(
+        module=module,
+        options=checked,
+        make=make_new,
+        clip=clip,
+        checkpoint_clip=checkpoint_clip,
+        classes=classes,
+        seen=seen,
+        device=device,
+        dtype=training_precision(precision, device),
+    )
+    skeleton(planned)
     return planned
 
 
@@ -87,7 +78,7 @@ def training_precision(precision: str, device: torch.device) -> torch.dtype:
     raise InputError("fp16 is for inference: its gradients overflow; train in bf16 or fp32")
 
 
-def open_start(path: Path, planned: HeadPlan, setting: str) -> StoredHead:
+def open_start(path: Path, planned: Plan, setting: str) -> StoredHead:
     """A checkpoint for a run to start from.
 
     Raises NotFound, and InputError unless it is of the same head, with weights of the same shapes, and, if some classes
@@ -97,6 +88,6 @@ def open_start(path: Path, planned: HeadPlan, setting: str) -> StoredHead:
     published = read_header(find_checkpoint(path)) is None  # such a file does not say which classes it was trained on
     assumed = asdict(planned.options)
     found = open_checkpoint(path, planned.name, **(names if published or setting != "fully" else {}), assumed=assumed)
-    head = planned.skeleton()
+    head = skeleton(planned)
     matching(head, found.weights(found.peek(head.clip)), found.file, with_text=False)
     return found

@@ -21,12 +21,12 @@ from heads.checkpoint import LAST, StoredHead, load_weights, save_checkpoint
 from heads.head import TrainableHead
 from heads.training.log import TrainingLog, explain_failed_write
 from heads.training.objective import Objective, make_optimiser, trained_parameters
-from heads.training.plan import HeadPlan
 from heads.training.recipe import Recipe, Schedule
 from proxyclip.backbones.checkpoints import load_strict, read_whole
 from proxyclip.errors import InputError
 from proxyclip.evaluation.ranks import Ranks
 from proxyclip.files import write_whole
+from proxyclip.loading import Plan
 
 STATE = "state.pt"
 
@@ -145,7 +145,7 @@ class Training:
 
 
 def begin(
-    planned: HeadPlan,
+    planned: Plan,
     recipe: Recipe,
     schedule: Schedule,
     *,
@@ -164,7 +164,7 @@ def begin(
     """
     file = folder / STATE
     state = read_state(file, settings) if ranks.broadcast(resume and file.exists()) else None
-    head = planned.build(recipe.seed)
+    head = planned.build(seed=recipe.seed).train()
     head.checkpointing = recipe.checkpointing
     head.clip_fingerprint  # noqa: B018 - kept from here on: of the CLIP before any training
     run = Training(head, recipe, schedule, folder, settings, facts, ranks, limit)

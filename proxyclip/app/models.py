@@ -46,7 +46,7 @@ class Models:
     def __init__(self, started: ModelChoice):
         """started: the model of the command line; raises InputError or NotFound if it cannot be loaded."""
         self.started, plan = started, started.plan()
-        self.head = started.checkpoint and plan.head.Head.method
+        self.head = started.checkpoint and plan.module.Head.method
         self.first = Choice(name_of(started), "" if self.head else started.options.get("method", OPENING))
         self.pairs = tuple(dict.fromkeys([self.first.pair, *preset_names()]))
         self._held: OrderedDict[Choice, Segmentor] = OrderedDict()

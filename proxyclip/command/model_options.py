@@ -2,13 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proxyclip.errors import InputError, nearest
+from proxyclip.errors import InputError
 from proxyclip.methods import method_names
-from proxyclip.options import parse_option
+from proxyclip.options import field_types, parse_settings
 
 PAIRS = ("preset", "clip", "vfm", "checkpoint_clip", "checkpoint_vfm")
 PRESET = "vitb16-dino"  # completes a pair of which one half is named
@@ -42,22 +42,25 @@ class ModelChoice:
 
     def plan(self):
         """A checked plan of the model, whose `build()` loads it; InputError or NotFound."""
-        if self.checkpoint is None:
-            from proxyclip.loading import plan  # here: wrong options are found without torch
-
-            kind = plan(**self.options).method.Options if self.settings else None
-            return plan(**self.options, **read_settings(kind, self.settings))
-        planned = self.trained(self.checkpoint, self.train_config, **self.options)
+        planned = self.plan_with({})
         if not self.settings:
             return planned
-        settings = read_settings(planned.head.Options, self.settings)
-        return self.trained(self.checkpoint, self.train_config, **self.options, **settings)
+        groups = {"options": field_types(type(planned.options))}
+        return self.plan_with(parse_settings(self.settings, groups, "the options of the method")["options"])
+
+    def plan_with(self, options: dict):
+        """The plan with further options of the method or head."""
+        if self.checkpoint is not None:
+            return self.trained(self.checkpoint, self.train_config, **self.options, **options)
+        from proxyclip.loading import plan  # here: wrong options are found without torch
+
+        return plan(**self.options, **options)
 
 
-def add_model_options(parser: argparse.ArgumentParser, heads: bool) -> None:
-    """heads: whether trained heads can be loaded, by --checkpoint."""
+def add_model_options(parser: argparse.ArgumentParser, heads: bool, preset: str = "mini, the embedded one") -> None:
+    """heads: whether trained heads can be loaded, by --checkpoint. preset: the default, in words."""
     add = parser.add_argument_group("model").add_argument
-    add("--preset", help="pair of models (default: mini, the embedded one); `presets` lists them")
+    add("--preset", help=f"pair of models (default: {preset}); `proxyclip presets` lists them")
     add("--method", help=f"{', '.join(method_names())} (default: proxyclip)")
     add("--clip", metavar="NAME", help="replaces the preset's CLIP, e.g. ViT-B-16:openai")
     add("--vfm", metavar="NAME", help="replaces the preset's VFM, e.g. dino-vitb8")
@@ -66,44 +69,42 @@ def add_model_options(parser: argparse.ArgumentParser, heads: bool) -> None:
     if heads:
         what = "a trained head, instead of a preset: the WORKDIR of train.py, a file in it, or a published .pth"
         add("--checkpoint", type=Path, metavar="FILE", help=what)
-        add("--train-config", metavar="NAME", help="what a published checkpoint was trained with, in configs/heads/")
+        how = "the run in configs/heads/ that a published checkpoint was trained in; checked for others"
+        add("--train-config", metavar="NAME", help=how)
     add("--refine", metavar="NAME", help='of score maps: "pamr", "masks:FOLDER", "sam:CHECKPOINT" (default: none)')
+    add("--backend", help="of the image towers: torch (default), or openvino, for a CPU")
     of = "options of the method, such as short_side=672 or beta=1.4"
     add("--set", nargs="+", default=[], action="extend", metavar="FIELD=VALUE", dest="settings", help=of)
-    add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
-    add("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
-    add("--backend", help="of the image towers: torch (default), or openvino, for a CPU")
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    parser.add_argument("--precision", default="auto", help="fp32, bf16, fp16 or auto (default)")
+
+
+def named_model(options: argparse.Namespace, preset: str = "mini") -> dict:
+    """The arguments of `proxyclip.load`, or of `heads.load` beside a checkpoint, that the options give, besides device
+    and precision; InputError for options that contradict each other.
+
+    preset: the default where no part of a model is named.
+    """
+    named = {name: value for name in (*PAIRS, "method") if (value := getattr(options, name)) is not None}
+    others = {name: value for name in ("refine", "backend") if (value := getattr(options, name))}
+    if getattr(options, "checkpoint", None) is not None:
+        if extra := [f"--{name.replace('_', '-')}" for name in named if name not in ("clip", "checkpoint_clip")]:
+            raise InputError(f"--checkpoint names a whole model: leave out {' and '.join(extra)}")
+    elif getattr(options, "train_config", None) is not None:
+        raise InputError("--train-config describes a --checkpoint: name one")
+    elif not named.keys() & set(PAIRS):
+        named["preset"] = preset
+    elif not {"clip", "vfm"} <= named.keys():
+        named.setdefault("preset", PRESET)
+    return named | others
 
 
 def chosen_model(options: argparse.Namespace, trained: Callable | None) -> ModelChoice:
-    """The model that the options name; InputError for options that contradict each other."""
-    given = {name: getattr(options, name) for name in ("method", *PAIRS) if getattr(options, name) is not None}
-    placed = {"device": options.device, "precision": options.precision}
-    placed |= {name: value for name in ("refine", "backend") if (value := getattr(options, name))}
-    settings, checkpoint = tuple(options.settings), getattr(options, "checkpoint", None)
-    if checkpoint is None:
-        if getattr(options, "train_config", None) is not None:
-            raise InputError("--train-config describes a --checkpoint: name one")
-        if not given.keys() & set(PAIRS):
-            given["preset"] = "mini"
-        elif not {"clip", "vfm"} <= given.keys():
-            given.setdefault("preset", PRESET)
-        return ModelChoice(given | placed, settings)
-    clip = {name: given.pop(name) for name in ("clip", "checkpoint_clip") if name in given}
-    if given:
-        named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"--checkpoint names a whole model: leave out {named}")
-    return ModelChoice(clip | placed, settings, checkpoint, options.train_config, trained)
-
-
-def read_settings(kind: type | None, settings: Sequence[str]) -> dict:
-    """From ["beta=1.4", "short_side=672"], read by the annotations of `kind`; InputError for an unknown field."""
-    known, values = [entry.name for entry in fields(kind)] if kind else [], {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"cannot set {setting!r}: write FIELD=VALUE")
-        if key not in known:
-            raise InputError(f"cannot set {key}={value}: the method has no option {key!r}; {nearest(key, known)}")
-        values[key] = parse_option(kind, key, value)
-    return values
+    """The same with its settings, ready to plan. trained: see `ModelChoice`."""
+    named = named_model(options) | {"device": options.device, "precision": options.precision}
+    of_head = getattr(options, "checkpoint", None), getattr(options, "train_config", None)
+    return ModelChoice(named, tuple(options.settings), *of_head, trained)

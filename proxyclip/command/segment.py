@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
     if options.dry_run:
         tell(job, items)
         return
-    from proxyclip.folder.run import Means, run_job  # here: it imports torch, which --help does not wait for
+    from proxyclip.folder.run import Means, run_job  # here: --help and wrong options do not wait for torch
 
     job.storage.check()
     job.check_record()
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
 
 
 def job_of(options: argparse.Namespace, model: ModelChoice) -> Job:
-    from proxyclip.labels import LabelRule  # here, as above
+    from proxyclip.labels import LabelRule  # here: --help does not wait for torch
 
     classes = parse_classes_argument(options.classes)
     vocabulary, threshold = with_background(classes, options.background, options.threshold)

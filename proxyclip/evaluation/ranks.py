@@ -1,8 +1,9 @@
 """The processes of one run, called ranks: which of them does what, and how their results come together.
 
 `torchrun` starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process, rank 0 of 1. They talk
-through gloo on the CPU, since only a few objects are exchanged, and gloo also works where NCCL does not (no accelerator,
-or two processes on one). PROXYCLIP_PATIENCE is the number of seconds that ranks wait for each other (default 1800).
+through gloo on the CPU, since only a few objects are exchanged, and gloo also works where NCCL does not (no
+accelerator, or two processes on one). PROXYCLIP_PATIENCE is the number of seconds that ranks wait for each other
+(default 1800).
 """
 
 import os

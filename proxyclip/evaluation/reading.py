@@ -74,8 +74,9 @@ class Attempts(Dataset):
 
 
 def prepare_worker(_: int) -> None:
-    """Workers share the cores, and Ctrl-C is handled by the main process, which ends them. OpenCV would wait forever for
-    threads of the process that this one was forked from, unless their number is 0."""
+    """Workers share the cores, and Ctrl-C is handled by the main process, which ends them.
+
+    Unless their number is 0, OpenCV would wait forever for threads of the process that this one was forked from."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = lambda *_: None  # of the thread that hands over tensors, when the main process ends meanwhile

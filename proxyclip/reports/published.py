@@ -57,7 +57,7 @@ def published_row(run: dict, published: dict) -> dict | None:
         return None
     names, trained = [run.get(key) for key in ("model", "clip", "vfm")], run.get("trained")
     for row in published.get("mIoU", []):
-        if of_published_runs(run):
+        if of_published_runs(run) and not trained:
             found = names == [row.get("own_protocol_of"), row["clip"], row["vfm"]]
         else:
             comparable = row.get("training", {}).items() <= trained.items() if trained else same_protocol(row)

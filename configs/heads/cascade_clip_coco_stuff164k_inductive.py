@@ -1,5 +1,0 @@
-"""Cascade-CLIP on COCO-Stuff, inductive: labels of 156 of 171 classes."""
-
-from configs.heads._cascade_clip import COCO_STUFF164K
-
-config = COCO_STUFF164K

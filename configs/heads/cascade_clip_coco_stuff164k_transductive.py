@@ -1,6 +1,0 @@
-"""Cascade-CLIP on COCO-Stuff, transductive: with pseudo labels of the unseen classes. Needs --init-from."""
-
-from configs.heads._cascade_clip import COCO_STUFF164K
-from configs.training import transductive
-
-config = transductive(COCO_STUFF164K)

@@ -1,6 +1,0 @@
-"""Cascade-CLIP on the embedded scenes, fully supervised: labels of all 24 classes."""
-
-from configs.heads._cascade_clip import SCENES
-from configs.training import fully
-
-config = fully(SCENES)

@@ -1,6 +1,0 @@
-"""Cascade-CLIP on the embedded scenes, transductive: with pseudo labels of the unseen classes. Needs --init-from."""
-
-from configs.heads._cascade_clip import SCENES
-from configs.training import transductive
-
-config = transductive(SCENES)

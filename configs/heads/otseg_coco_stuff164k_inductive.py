@@ -1,5 +1,0 @@
-"""OTSeg on COCO-Stuff, inductive: labels of 156 of 171 classes."""
-
-from configs.heads._otseg import COCO_STUFF164K
-
-config = COCO_STUFF164K

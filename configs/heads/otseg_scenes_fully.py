@@ -1,6 +1,0 @@
-"""OTSeg on the embedded scenes, fully supervised: labels of all 24 classes."""
-
-from configs.heads._otseg import SCENES
-from configs.training import fully
-
-config = fully(SCENES)

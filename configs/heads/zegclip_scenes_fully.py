@@ -1,6 +1,0 @@
-"""ZegCLIP on the embedded scenes, fully supervised: labels of all 24 classes."""
-
-from configs.heads._zegclip import SCENES
-from configs.training import fully
-
-config = fully(SCENES)

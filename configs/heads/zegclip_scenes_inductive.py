@@ -1,5 +1,0 @@
-"""ZegCLIP on the embedded scenes, inductive: labels of 17 of 24 classes."""
-
-from configs.heads._zegclip import SCENES
-
-config = SCENES

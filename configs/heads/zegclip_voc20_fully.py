@@ -1,6 +1,0 @@
-"""ZegCLIP on Pascal VOC, fully supervised: labels of all 20 classes."""
-
-from configs.heads._zegclip import VOC20
-from configs.training import fully
-
-config = fully(VOC20)

@@ -1,5 +1,0 @@
-"""ZegCLIP on Pascal VOC, inductive: labels of 15 of 20 classes."""
-
-from configs.heads._zegclip import VOC20
-
-config = VOC20
