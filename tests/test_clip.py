@@ -1,13 +1,17 @@
-"""CLIP walked from outside, against open_clip's own outputs; and that the library is left as it was."""
+"""CLIP walked from outside, against open_clip's own outputs; that the library is left as it was; and which activation
+goes with a checkpoint: named, recognised, or assumed with a warning."""
+
+import json
+import warnings
 
 import pytest
 import tiny_clip
 import torch
 import torch.nn.functional as F
+from test_loading import write
 from torch import nn
 
-from proxyclip.backbones import build_clip as load_clip
-from proxyclip.backbones import checkpoints as weights_module
+from proxyclip.backbones import build_clip, checkpoints
 from proxyclip.backbones import clip as clip_module
 from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
@@ -49,7 +53,7 @@ def pooled(clip: DenseCLIP, given, vision: dict):
 
 @pytest.mark.parametrize("changes", TOWERS, ids=str)
 def test_the_walk_ends_where_open_clip_does(changes):
-    assert load_clip.is_plain(tiny_clip.config(**changes))
+    assert build_clip.is_plain(tiny_clip.config(**changes))
     clip = tiny_clip.clip(**changes)
     given = images(2, *clip.visual.image_size)
     expected = clip.model.encode_image(normalise(given, clip.mean, clip.std))
@@ -59,10 +63,10 @@ def test_the_walk_ends_where_open_clip_does(changes):
 @pytest.mark.parametrize("option", UNUSUAL)
 def test_towers_that_the_walk_does_not_cover_are_refused(option):
     config = tiny_clip.config(vision={option: True})
-    assert not load_clip.is_plain(config)
+    assert not build_clip.is_plain(config)
     import_library("open_clip").CLIP(**config)  # open_clip does know the option
     with pytest.raises(InputError, match="not a standard vision transformer"):
-        load_clip.check_plain("tiny", config)
+        build_clip.check_plain("tiny", config)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_towers_that_the_walk_does_not_cover_are_refused(option):
     ids=str,
 )
 def test_other_models_are_refused(changes):
-    assert not load_clip.is_plain(tiny_clip.config(**changes))
+    assert not build_clip.is_plain(tiny_clip.config(**changes))
 
 
 def test_vanilla_is_the_unchanged_tower():
@@ -233,7 +237,92 @@ def test_the_fingerprint_is_of_the_weights_as_they_are():
 
 
 def test_the_fingerprint_is_computed_once(monkeypatch):
-    clip, hashed, original = tiny_clip.clip(), [], weights_module.fingerprint
+    clip, hashed, original = tiny_clip.clip(), [], checkpoints.fingerprint
     monkeypatch.setattr(clip_module, "fingerprint", lambda weights: hashed.append(1) or original(weights))
     assert len({clip.fingerprint for _ in range(3)}) == 1
     assert len(hashed) == 1
+
+
+# Activation
+
+
+@pytest.fixture
+def tiny_trainings(tmp_path, monkeypatch):
+    """open_clip knows the tiny CLIP as "Tiny-8", trained once with QuickGELU and once with GELU, and as "Plain-8"."""
+    open_clip, quick = import_library("open_clip"), {"quick_gelu": True}
+    for name, more in (("Tiny-8", {}), ("Tiny-8-quickgelu", quick), ("Plain-8", {})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(tiny_clip.config() | more))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    trainings = {"Tiny-8": {"openai": quick, "laion2b_s1": {}, "datacomp": {}}, "Tiny-8-quickgelu": {"openai": quick}}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: list(trainings.get(name, {})))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: trainings.get(name, {}).get(tag, {}))
+
+
+@pytest.fixture
+def weights(tiny_trainings, tmp_path):
+    """A plain file, and an archive as OpenAI published them, whose activation is known."""
+    state, files = tiny_clip.open_clip_model().state_dict(), {}
+    for layout in ("state dict", "torchscript"):
+        (tmp_path / layout).mkdir()
+        files[layout] = write(layout, state, tmp_path / layout)
+    return files
+
+
+def load_silently(spec, *checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return build_clip.load(spec, *checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("spec", "layout", "activation", "name"),
+    [
+        ("Tiny-8:openai", "state dict", "QuickGELU", "Tiny-8:"),
+        ("Tiny-8:laion2b_s1", "state dict", "GELU", "Tiny-8:"),
+        ("Tiny-8:random", "state dict", "GELU", "Tiny-8:"),
+        ("Tiny-8-quickgelu", "state dict", "QuickGELU", "Tiny-8-quickgelu:"),
+        ("Plain-8", "state dict", "GELU", "Plain-8:"),
+        ("Tiny-8", "torchscript", "QuickGELU", "Tiny-8:openai"),
+        ("Plain-8", "torchscript", "QuickGELU", "Plain-8:openai"),
+    ],
+)
+def test_an_activation_that_is_known(weights, spec, layout, activation, name):
+    clip = load_silently(spec, weights[layout])
+    assert clip.activation == activation and clip.name.startswith(name)
+    assert type(clip.model.transformer.resblocks[0].mlp.gelu).__name__ == activation  # the text tower's too
+
+
+def test_an_activation_that_is_assumed(weights):
+    file = weights["state dict"]
+    options = [f"clip=Tiny-8:{tag} with checkpoint_clip=FILE for" for tag in ("openai", "laion2b_s1")]
+    sentence = f"{file} does not say .*: assuming QuickGELU, as in Tiny-8:openai. .*"
+    for spec, checkpoint in ((f"Tiny-8:{file}", ()), ("Tiny-8", (file,))):
+        with pytest.warns(UserWarning, match=f"{sentence}{options[0]} QuickGELU, {options[1]} GELU"):
+            clip = build_clip.load(spec, *checkpoint)
+        assert clip.activation == "QuickGELU"
+        assert clip.name == f"Tiny-8:{file.name}"  # a record does not claim weights that it does not know
+    other = load_silently("Tiny-8:laion2b_s1", file)
+    assert not torch.equal(clip.vanilla(images(1, 32, 32)), other.vanilla(images(1, 32, 32)))
+    assert clip.fingerprint != other.fingerprint
+
+
+def test_activations_that_contradict_each_other(weights, tmp_path):
+    archive = weights["torchscript"]
+    for spec in ("Tiny-8:laion2b_s1", "Tiny-8:random"):
+        with pytest.raises(InputError, match=f"{archive} is an OpenAI archive, trained with QuickGELU, but {spec} use"):
+            build_clip.load(spec, archive)
+    with pytest.raises(InputError, match="set quick_gelu to true in the folder's"):
+        build_clip.load(tiny_clip.save_folder(tmp_path / "clip"), archive)
+    folder = tiny_clip.save_folder(tmp_path / "clip", quick_gelu=True)
+    assert load_silently(folder, archive).activation == "QuickGELU"
+    with pytest.raises(InputError, match="weights are given twice"):
+        build_clip.load(f"Tiny-8:{archive}", archive)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-B-16-quickgelu"])
+def test_the_published_trainings_are_read_as_open_clip_reads_them(name):
+    open_clip = import_library("open_clip")
+    default = open_clip.get_model_config(name).get("quick_gelu", False)
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        expected = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", default)
+        assert build_clip.uses_quick_gelu(name, tag) == expected

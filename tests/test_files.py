@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.files import replacing, writable_folder, write_image, write_whole
+from proxyclip.files import replacing, writable_folder, write_image, write_json, write_whole
 
 LONGEST = "ü" * 125 + ".png"  # 254 bytes
 
@@ -72,3 +72,13 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     write_whole(tmp_path / "ours", lambda file: file.write(b"1"))
     (tmp_path / "theirs").touch()
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_nothing_takes_the_place_of_a_device(tmp_path):
+    """As root, renaming a file to /dev/stdout would replace it for every program."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: it is not a regular file"):
+        write_json(tmp_path / "pipe", {})
+    with pytest.raises(InputError, match="it is not a regular file"):
+        write_whole(tmp_path, lambda file: None)
+    assert (tmp_path / "pipe").is_fifo()

@@ -214,3 +214,14 @@ def test_a_folder_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(InputError, match=r"^cannot write to the output folder .*/out: Permission denied$"):
         writable_folder(tmp_path / "out")
+
+
+def test_wrong_types_are_refused_before_anything_is_written(tmp_path):
+    result = stripes()
+    for folder, options in ((None, {}), (3, {}), (tmp_path / "out", {"caption": 3}), (tmp_path / "out", {"stem": 3})):
+        with pytest.raises(InputError):
+            result.save(folder, **options)
+    for alpha in ("0.5", None, float("nan")):
+        with pytest.raises(InputError, match="alpha is "):
+            result.overlay(alpha=alpha)
+    assert not list(tmp_path.iterdir())

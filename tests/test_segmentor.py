@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_clip
 import tiny_head
+import tiny_training
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +16,7 @@ from heads.head import TrainableHead
 from proxyclip.errors import InputError
 from proxyclip.images import Resize, resize, to_tensor
 from proxyclip.labels import LabelMap, LabelRule
-from proxyclip.segmentor import Sample, Segmentor, to_host
+from proxyclip.segmentor import Sample, Segmentor, constant, to_host
 from proxyclip.vocabulary import Vocabulary
 from proxyclip.windows import SlidingWindows, View, WindowScores, windows_per_batch
 
@@ -171,10 +172,25 @@ def test_settings_are_json():
     assert settings["method"] == "Toy" and settings["crop"] == 24
 
 
-@pytest.mark.parametrize("threshold", [True, "0.5", 1.5, float("nan")])
-def test_a_threshold_that_cannot_be(threshold):
-    with pytest.raises(InputError, match="threshold is"):
-        ToyHead().segment(tiny_clip.photograph(20, 20), CLASSES, threshold=threshold)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("threshold", [True, "0.5", 1.5, float("nan")]),
+        ("batch_windows", [0, 1.5, "2", True]),
+        ("max_pixels", ["100", None, float("nan"), float("inf"), 0, -1, True]),
+    ],
+)
+def test_values_that_cannot_be(name, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"^{name} is {value!r}; "):
+            ToyHead().segment(tiny_clip.photograph(20, 20), CLASSES, **{name: value})
+
+
+def test_numpy_s_numbers_are_numbers():
+    head, image = ToyHead(), tiny_clip.photograph(20, 20)
+    result = head.segment(image, CLASSES, threshold=np.float32(0.5), batch_windows=np.int64(2))
+    assert result.settings["threshold"] == 0.5
+    assert np.array_equal(result.labels, head.segment(image, CLASSES, threshold=0.5).labels)
 
 
 def test_predict_hands_the_threshold_on():
@@ -186,8 +202,9 @@ def test_predict_hands_the_threshold_on():
     assert torch.equal(again, labels.where(confidence >= middle, 0)) and not torch.equal(again, labels)
 
 
-@pytest.mark.parametrize("method", ["proxyclip", "naclip", "glaclip", "clip"])
-@pytest.mark.parametrize("refine", [None, "pamr", "tlp"])
+@pytest.mark.parametrize(
+    ("method", "refine"), [("proxyclip", "tlp"), ("naclip", "pamr"), ("glaclip", None), ("clip", None)]
+)
 def test_results_do_not_depend_on_the_caller_s_settings(method, refine):
     model, image = proxyclip.load("mini", method=method, refine=refine, device="cpu"), tiny_clip.photograph(70, 91)
     plain = model.segment(image, ["sky", "tree", "road"])
@@ -233,8 +250,15 @@ def test_a_label_map_is_yielded_once_it_has_arrived(monkeypatch):
     assert len(arrived) == 5
 
 
-@pytest.mark.parametrize("method", ["proxyclip", "glaclip", "clip"])
-@pytest.mark.parametrize(("flip", "scales"), [(True, (1.0,)), (False, (0.75, 1.0, 1.5)), (True, (1.0, 0.5))])
+@pytest.mark.parametrize(
+    ("method", "flip", "scales"),
+    [
+        ("proxyclip", True, (1.0, 0.5)),
+        ("glaclip", True, (1.0, 0.5)),
+        ("clip", True, (1.0,)),
+        ("clip", False, (0.75, 1.0, 1.5)),
+    ],
+)
 def test_augmentation_averages_score_maps(method, flip, scales):
     """Each view alone, brought to the size of the image, flipped back and averaged."""
     options = {"method": method, "device": "cpu", "crop": 60, "stride": 40, "short_side": 72}
@@ -265,3 +289,55 @@ def test_augmentation_averages_score_maps(method, flip, scales):
 def test_scales_that_cannot_be(scales):
     with pytest.raises(InputError, match="scales are .*; choose different numbers"):
         proxyclip.load("mini", device="cpu", scales=scales)
+
+
+# Many images
+
+
+NAMES = ["sky", "sea", "a boat; ship", "grass"]
+SIZES = [(64, 64), (40, 50), (72, 100), (97, 64), (20, 20)]  # some are smaller than a window
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def noise() -> list[np.ndarray]:
+    """Images where many pixels are nearly tied."""
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def model_of(kind: str, device: str):
+    if kind == "head":
+        head = tiny_head.head("zegclip", classes=tiny_training.CLASSES, seen=tiny_training.SEEN, short_side=48)
+        return head.to(device).eval()
+    return proxyclip.load("mini", method=kind, device=device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", ["proxyclip", "maskclip", "pearl", "glaclip", "head"])
+def test_labels_do_not_depend_on_the_stream(kind, device):
+    model, given = model_of(kind, device), noise()
+    names = list(model.classes) if kind == "head" else NAMES
+    model.short_side = 0  # windows of many sizes
+    in_order = model.segment(given, names)
+    order = np.random.default_rng(1).permutation(len(given))
+    shuffled = model.segment([given[index] for index in order], names)
+    some = model.segment([given[index] for index in (2, 0)], names)
+    again = dict(zip(order, shuffled, strict=True))
+    for index, expected in [*enumerate(in_order), *zip((2, 0), some, strict=True)]:
+        for found in (again[index], model.segment(given[index], names)):
+            assert found.labels.tobytes() == expected.labels.tobytes()
+            assert found.confidence.tobytes() == expected.confidence.tobytes()
+        assert np.array_equal(expected.image, given[index])
+
+
+def test_the_items_of_samples_come_back():
+    model, vocabulary = proxyclip.load("mini", method="maskclip", device="cpu"), Vocabulary.parse(NAMES)
+    samples = [Sample(model.prepare(image), image.shape[:2], None, index) for index, image in enumerate(noise())]
+    shapes = [(sample.item, label_map.labels.shape) for sample, label_map in model.predict_each(samples, vocabulary)]
+    assert shapes == list(enumerate(SIZES))
+
+
+def test_constants_of_one_value_and_several_types():
+    """(0,) and (0.0,) are equal, and label maps have the type of the class indices."""
+    types = [(0.0, torch.float32), (0, torch.uint8), (0, torch.int32)]
+    assert [constant((value,), dtype, torch.device("cpu")).dtype for value, dtype in types] == [t for _, t in types]

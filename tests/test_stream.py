@@ -1,9 +1,7 @@
-"""Many images through one model: batches are shared, and yet each image's labels depend on that image alone."""
+"""Many images on their way through an evaluation: the same labels as one at a time, and no wait on an accelerator."""
 
 import numpy as np
 import pytest
-import tiny_head
-import tiny_training
 import torch
 from host_traffic import DEVICE, host_traffic
 
@@ -13,43 +11,16 @@ from proxyclip.evaluation.model_run import ModelRun
 from proxyclip.evaluation.partial_counts import Counts
 from proxyclip.evaluation.prefetch import Ready
 from proxyclip.evaluation.tally import DeviceTally, HostTally
-from proxyclip.segmentor import Sample
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = ["sky", "sea", "a boat; ship", "grass"]
-SIZES = [(128, 128), (40, 50), (128, 170), (97, 64), (30, 200), (64, 64), (150, 128), (20, 20)]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SIZES = [(64, 64), (40, 50), (72, 100), (97, 64), (20, 20)]
 
 
 def images() -> list[np.ndarray]:
     """Of noise, where many pixels are nearly tied; some are smaller than a window."""
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-
-
-def model_of(kind: str, device: str):
-    if kind == "head":
-        head = tiny_head.head("zegclip", classes=tiny_training.CLASSES, seen=tiny_training.SEEN, short_side=48)
-        return head.to(device).eval()
-    return proxyclip.load("mini", method=kind, device=device)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", ["proxyclip", "maskclip", "pearl", "glaclip", "head"])
-def test_labels_do_not_depend_on_the_stream(kind, device):
-    model, given = model_of(kind, device), images()
-    names = list(model.classes) if kind == "head" else NAMES
-    model.short_side = 0  # windows of many sizes
-    in_order = model.segment(given, names)
-    order = np.random.default_rng(1).permutation(len(given))
-    shuffled = model.segment([given[index] for index in order], names)
-    some = model.segment([given[index] for index in (2, 0)], names)
-    again = dict(zip(order, shuffled, strict=True))
-    for index, expected in [*enumerate(in_order), *zip((2, 0), some, strict=True)]:
-        for found in (again[index], model.segment(given[index], names)):
-            assert found.labels.tobytes() == expected.labels.tobytes()
-            assert found.confidence.tobytes() == expected.confidence.tobytes()
-        assert np.array_equal(expected.image, given[index])
 
 
 def test_evaluation_folders_and_single_images_agree():
@@ -117,10 +88,3 @@ def test_an_evaluation_on_an_accelerator_never_waits(method):
 
 
 SKY = np.zeros((150, 200, 3), np.uint8)
-
-
-def test_what_is_given_comes_back():
-    model, vocabulary = proxyclip.load("mini", device="cpu"), Vocabulary.parse(NAMES)
-    samples = [Sample(model.prepare(image), image.shape[:2], None, index) for index, image in enumerate(images())]
-    found = [(sample.item, label_map.labels.shape) for sample, label_map in model.predict_each(samples, vocabulary)]
-    assert found == list(enumerate(SIZES))

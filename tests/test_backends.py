@@ -1,4 +1,4 @@
-"""The image towers compiled by OpenVINO: the same scores as PyTorch's, and what is refused."""
+"""Scores through torch.compile, whose graphs run as they are, and through OpenVINO: the same as PyTorch's."""
 
 import json
 import sys
@@ -8,17 +8,92 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._inductor.exc import TritonMissing
 
 import eval as eval_script
 import proxyclip
 from proxyclip.backbones.backends import CompiledTower, converted
+from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
 from proxyclip.folder import crew
 from proxyclip.loading import plan
+from proxyclip.segmentor import Segmentor
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = Vocabulary.parse(["sky", "sea", "grass"])
-TOLERANCE = 1e-4  # of cosine similarities in float32
+TOLERANCE = 1e-4  # of cosine similarities in float32, by OpenVINO
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "naclip"])
+def test_one_graph_on_an_accelerator(method):
+    """Which takes other ways than a CPU; the device "meta" takes those of an accelerator."""
+    text = proxyclip.load("mini", method=method, device="cpu").encode_classes(NAMES).to("meta")
+    model = proxyclip.load("mini", method=method, device="cpu").to("meta")
+    one_graph = torch.compile(model.window_scores, backend="eager", fullgraph=True)
+    with torch.no_grad(), exact_float32(model.device):
+        assert one_graph(torch.empty(2, 3, 64, 48, device="meta"), text).shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "naclip"])
+def test_one_graph_with_the_same_scores(method):
+    model = proxyclip.load("mini", method=method, device="cpu")
+    crops, text = torch.rand(2, 3, 64, 48), model.encode_classes(NAMES)
+    one_graph = torch.compile(model.window_scores, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        plain = model.window_scores(crops, text)
+        torch.testing.assert_close(one_graph(crops, text), plain, atol=1e-5, rtol=0)
+
+
+def test_every_shape_is_compiled_once_and_says_so(capsys):
+    model = proxyclip.load("mini", method="maskclip", device="cpu")
+    model.compile_scores("eager")
+    assert model.compiled
+    image = torch.rand(3, 64, 96)
+    for _ in range(3):
+        model.predict(image, (64, 96), NAMES, batch_windows=2)
+    first = capsys.readouterr().err
+    assert first.startswith("compiled for batches of 2 windows of 64x64 pixels in ") and first.count("\n") == 1
+    model.predict(image, (64, 96), NAMES, batch_windows=1)
+    assert capsys.readouterr().err.count("compiled for batches of 1 windows") == 1
+
+
+def test_more_shapes_than_torch_compiles_by_itself(capsys):
+    graphs = []
+    model = proxyclip.load("mini", method="maskclip", device="cpu")
+    model.compile_scores(lambda graph, inputs: graphs.append(inputs) or graph)
+    text = model.encode_classes(NAMES)
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=3):
+        for count in range(1, 5):
+            model.window_scores(torch.rand(count, 3, 16, 16), text)
+    assert len(graphs) == capsys.readouterr().err.count("compiled for batches of") == 4
+
+
+def test_a_method_over_all_windows_is_refused():
+    with pytest.raises(InputError, match="GLA-CLIP cannot be compiled"):
+        proxyclip.load("mini", method="glaclip", device="cpu").compile_scores()
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (RuntimeError("no C++ compiler was found\nsecond line"), "no C\\+\\+ compiler was found"),
+    (TritonMissing(None), "Cannot find a working triton installation.*"),
+])  # fmt: skip
+def test_a_compiler_that_does_not_work_is_one_sentence(error, reason):
+    def broken(graph, inputs):
+        raise error
+
+    model = proxyclip.load("mini", method="maskclip", device="cpu")
+    model.compile_scores(broken)
+    with pytest.raises(InputError, match=f"^torch.compile does not work on this machine: {reason}$"):
+        model.predict(torch.rand(3, 64, 64), (64, 64), NAMES)
+
+
+def test_eval_compiles_and_records_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Segmentor.compile_scores, "__defaults__", ("eager",))
+    arguments = "--config scenes --model mini --method maskclip --device cpu --workers 0 --limit 1 --resume"
+    eval_script.main([*arguments.split(), "--compile", "--workdir", str(tmp_path)])
+    (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["protocol"]["compiled"] is True
+    assert "compiled for batches of 12 windows" in capsys.readouterr().err
 
 
 def mini(**choices):
@@ -79,8 +154,8 @@ def test_processes_are_not_forked(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "maskclip"])
-def test_scores_and_labels_are_those_of_pytorch(openvino, method):
-    ours, theirs = (mini(method=method, backend=backend) for backend in ("torch", "openvino"))
+def test_scores_and_labels_are_those_of_pytorch(openvino, compiled, method):
+    ours, theirs = mini(method=method), compiled if method == "proxyclip" else mini(method=method, backend="openvino")
     image, text = scene(128, 208), ours.encode_classes(NAMES)
     with torch.no_grad():
         (own,), (other,) = (model.image_scores(image, text).views for model in (ours, theirs))
@@ -91,9 +166,10 @@ def test_scores_and_labels_are_those_of_pytorch(openvino, method):
     assert theirs.settings() == ours.settings() | {"backend": f"openvino {openvino.__version__.partition('-')[0]}"}
 
 
-def test_glaclip_runs_on_compiled_towers(openvino):
+def test_glaclip_runs_on_compiled_towers(compiled):
     """Its scores jump where a patch enters a set, so the towers are compared."""
-    model, crops = mini(method="glaclip", backend="openvino"), scene(64, 96).unfold(2, 64, 8).permute(2, 0, 1, 3)
+    model, crops = mini(method="glaclip"), scene(64, 96).unfold(2, 64, 8).permute(2, 0, 1, 3)
+    model.openvino = compiled.openvino  # of the same towers
     with torch.no_grad():
         torch.testing.assert_close(model.clip_values(crops), model.clip.values(crops), atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(model.vfm_features(crops), model.vfm(crops), atol=TOLERANCE, rtol=0)
@@ -149,6 +225,8 @@ def test_eval_records_it(openvino, tmp_path, capsys):
         eval_script.main([*arguments.split(), *more, "--workdir", str(tmp_path)])
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line["changed"].get("backend") for line in lines] == [None, "openvino"]
-    assert "backend" not in lines[0]["protocol"] and lines[1]["protocol"]["backend"].startswith("openvino 2")
+    assert not {"backend", "compiled"} & lines[0]["protocol"].keys() and lines[1]["protocol"]["backend"].startswith(
+        "openvino 2"
+    )
     assert lines[0]["protocol"]["weights"] == lines[1]["protocol"]["weights"]
     assert "compiled the image towers with OpenVINO for batches of 12 windows" in capsys.readouterr().err
