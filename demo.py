@@ -26,7 +26,7 @@ from datasets.scenes.dataset import SyntheticScenes
 from proxyclip.command.model_options import PRESET, ModelChoice, add_model_options, chosen_model
 from proxyclip.command.parser import new_parser
 from proxyclip.errors import InputError
-from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.evaluation.metrics import confusion, scores
 from proxyclip.files import output_names, writable_folder, write_image
 from proxyclip.images import read_image
 from proxyclip.methods import find_method
@@ -167,9 +167,8 @@ def show_scene(folder: Path, methods: list[str], choice: ModelChoice) -> None:
     for method in methods:
         model = with_method(choice, method).plan().build()
         results[model.method] = result = model.segment(image, scenes.CLASSES)
-        matrix = ConfusionMatrix(len(scenes.CLASSES))
-        matrix.add(result.labels, ground_truth)
-        score = f"{model.method}: mIoU {matrix.scores()['mIoU']:.1f}"
+        matrix = confusion(result.labels, ground_truth, len(scenes.CLASSES)).numpy()  # (K, K)
+        score = f"{model.method}: mIoU {scores(matrix)['mIoU']:.1f}"
         print(score)
         lower[score] = panel(result.labels)
     upper = {

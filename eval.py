@@ -74,17 +74,17 @@ def main(arguments=None) -> None:
     planned = plan_of(options, overrides)
     if options.check:
         return
-    from proxyclip.evaluation.distributed import joined  # here: errors found above do not wait for torch
+    from proxyclip.evaluation.ranks import start_ranks  # here: errors found above do not wait for torch
 
-    with joined() as ranks:
+    with start_ranks() as ranks:
         run = build(options, overrides, planned, samples, vocabulary, ranks)
-        if options.resume and (line := ranks.from_first(find_run(run.log, run.protocol, options.skip_bad))):
-            if ranks.first:
+        if options.resume and (line := ranks.broadcast(find_run(run.log, run.protocol, options.skip_bad))):
+            if ranks.is_main:
                 print_finished(run, line)
             return
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         counts = evaluate(run)
-        if ranks.first:
+        if ranks.is_main:
             record(run, counts, started)
 
 
@@ -103,10 +103,10 @@ def overrides_of(options) -> Overrides:
 def plan_of(options, overrides: Overrides, standard: bool = False):
     """The model to load; standard: the one that the benchmark and the preset or checkpoint alone would load."""
     import heads
-    from proxyclip.evaluation.distributed import own_device
+    from proxyclip.evaluation.ranks import rank_device
     from proxyclip.loading import plan
 
-    device, precision = own_device(options.device), options.precision
+    device, precision = rank_device(options.device), options.precision
     chosen = options.named | overrides.model
     if standard:
         kept = ("preset", "method", "clip", "vfm", "checkpoint_clip")
@@ -132,7 +132,7 @@ def build(options, overrides: Overrides, planned, samples, vocabulary: Vocabular
     titles = title_of(refinement), title_of(standard.refine and standard.refine.build())
     changed = changes(overrides, planned, standard, protocol["limit"], protocol["weights"], *titles)
     stored = None if options.checkpoint is None else planned.checkpoint
-    parts = overrides.config, model, samples, vocabulary, ranks, ranks.from_first(protocol), changed, stored
+    parts = overrides.config, model, samples, vocabulary, ranks, ranks.broadcast(protocol), changed, stored
     return Run(options, *parts)
 
 

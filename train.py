@@ -67,14 +67,14 @@ def main(arguments=None) -> None:
         check_workdir(options)
         return
     from heads.training.loop import NotFinite
+    from proxyclip.evaluation.progress import hold_lock
     from proxyclip.evaluation.ranks import start_ranks
-    from proxyclip.evaluation.run_lock import run_lock
 
     # One process per GPU: gradients travel through NCCL, everything else through gloo on the CPU.
     backend = "cpu:gloo,cuda:nccl" if planned.device.type == "cuda" and options.device in ("auto", "cuda") else "gloo"
     with start_ranks(backend, "continue from the last save with --resume") as ranks, ExitStack() as locks:
         if ranks.is_main:
-            locks.enter_context(run_lock(options.workdir / ".lock", "a training run", options.workdir))
+            locks.enter_context(hold_lock(options.workdir / ".lock", "a training run", options.workdir))
             check_workdir(options)
         try:
             run(options, config, planned, samples, start, ranks)

@@ -3,17 +3,17 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from configs.base import EvalConfig
 from configs.protocol import unseen_classes
 from configs.published import PUBLISHED
 from proxyclip.errors import InputError
-from proxyclip.evaluation.partial_counts import Progress
-from proxyclip.evaluation.prediction_writer import PredictionWriter, run_name
+from proxyclip.evaluation.predictions import PredictionWriter, run_name
+from proxyclip.evaluation.progress import Progress
 from proxyclip.files import write_json
 from proxyclip.reports.run_log import append_run, log_entry, read_log
 from proxyclip.reports.summary import format_run
-from proxyclip.runtime import cores_each
 from proxyclip.vocabulary import Vocabulary
 
 
@@ -26,7 +26,7 @@ class Run:
     model: "proxyclip.Segmentor"  # noqa: F821  (imported with torch, once the command line is checked)
     samples: Sequence
     vocabulary: Vocabulary
-    ranks: "proxyclip.evaluation.distributed.Ranks"  # noqa: F821
+    ranks: "proxyclip.evaluation.ranks.Ranks"  # noqa: F821
     protocol: dict
     changed: dict
     stored: "heads.checkpoint.StoredHead | None" = None  # noqa: F821  (the file of a trained head)
@@ -38,11 +38,17 @@ class Run:
         self.folder = run_name(*self.names.values(), self.protocol)  # of its own pictures, predictions, reports
 
     @property
-    def predict(self) -> "proxyclip.evaluation.model_run.ModelRun":  # noqa: F821
+    def predict(self) -> "proxyclip.evaluation.loop.Predict":  # noqa: F821
         """From a stream of images to their labels, for `evaluate`."""
-        from proxyclip.evaluation.model_run import ModelRun
+        from proxyclip.evaluation.loop import predict_labels
 
-        return ModelRun(self.model, self.vocabulary, self.config.threshold or 0.0, self.options.batch_windows)
+        return partial(
+            predict_labels,
+            model=self.model,
+            vocabulary=self.vocabulary,
+            threshold=self.config.threshold or 0.0,
+            batch_windows=self.options.batch_windows,
+        )
 
 
 def print_finished(run: Run, line: dict) -> None:
@@ -56,27 +62,27 @@ def print_finished(run: Run, line: dict) -> None:
 
 def evaluate(run: Run):
     """The counts of all images on rank 0, None on the others."""
-    from proxyclip.evaluation.evaluate import Settings, evaluate
+    from proxyclip.evaluation.loop import evaluate
+    from proxyclip.evaluation.reading import choose_workers
 
     options, data = run.options, run.config.data
     predictions = options.workdir / "predictions" / run.folder if options.save_predictions else None
     panels = options.show_dir / run.folder if options.show_dir else None
     writer = PredictionWriter(data.classes, data.colours, predictions, panels) if predictions or panels else None
-    cores = cores_each(run.ranks.per_machine)
-    workers = options.workers if options.workers is not None else 1 if run.model.device.type == "cpu" else min(8, cores)
-    predict = run.predict
     return evaluate(
-        predict,
+        run.predict,
         run.samples,
         len(data.classes),
-        run.model.resize,
-        Settings(workers, options.skip_bad, writer=writer),
-        Progress(options.workdir, run.protocol),
-        "resume" if options.resume else "restart" if options.restart else "refuse",
-        options.limit,
-        run.ranks,
-        data.name,
-        predict.stage,
+        resize=run.model.resize,
+        device=run.model.device,
+        workers=choose_workers(options.workers, run.model.device, run.ranks.per_machine),
+        skip_bad=options.skip_bad,
+        write=writer,
+        progress=Progress(options.workdir, run.protocol),
+        resume="resume" if options.resume else "restart" if options.restart else "refuse",
+        limit=options.limit,
+        ranks=run.ranks,
+        name=data.name,
     )
 
 
@@ -105,7 +111,14 @@ def record(run: Run, counts, started: str) -> None:
         from proxyclip.reports.html_report import write_report
 
         folder = run.options.report / run.folder
-        predict = run.predict
-        again = data.colours, predict, run.model.resize, PUBLISHED, predict.stage
-        page = write_report(folder, line, counts, run.samples, *again)
+        page = write_report(
+            folder,
+            line,
+            counts,
+            run.samples,
+            colours=data.colours,
+            predict=run.predict,
+            resize=run.model.resize,
+            published=PUBLISHED,
+        )
         print(f"report: {page}")

@@ -22,12 +22,11 @@ def start(world: int, work, *arguments) -> list:
 
 
 def enter(rank, world, port, work, arguments):
-    from proxyclip.evaluation.distributed import joined
     from proxyclip.evaluation.ranks import start_ranks
 
     here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in here.items()})
-    with start_ranks() if "train" in work.__module__ else joined() as ranks:
+    with start_ranks() as ranks:
         work(ranks, *arguments)
 
 

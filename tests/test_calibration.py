@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_clip
 import tiny_heads
+import torch
 from PIL import Image
 
 import calibrate
@@ -15,9 +16,8 @@ from configs.calibration import labelled_benchmark
 from datasets import scenes
 from datasets.labelled_folder import LabelledFolder
 from proxyclip.errors import InputError, NotFound
-from proxyclip.evaluation.calibration import curves
-from proxyclip.evaluation.metrics import ConfusionMatrix, confusion
-from proxyclip.evaluation.threshold_counts import THRESHOLDS, ThresholdCounts
+from proxyclip.evaluation.calibration import THRESHOLDS, count_thresholds, curves, matrices_of
+from proxyclip.evaluation.metrics import confusion, scores
 from proxyclip.images import read_image
 from proxyclip.vocabulary import with_background
 
@@ -26,15 +26,16 @@ NAMES = ["car", "house", "tree"]
 
 def test_counts_are_those_of_a_prediction_with_each_threshold():
     random, thresholds = np.random.default_rng(0), (0.1, 0.25, 0.3, 0.9)
-    counts, slow = ThresholdCounts(4, thresholds), [np.zeros((4, 4), np.int64) for _ in thresholds]
+    counts, slow = 0, [np.zeros((4, 4), np.int64) for _ in thresholds]
     for _ in range(3):
         labels, truth = random.integers(0, 4, (9, 13)), random.integers(-1, 4, (9, 13))
         confidence = random.choice([*np.float32(thresholds), *random.random(8).astype(np.float32)], (9, 13))
-        counts.add(labels, confidence, truth)
+        tensors = torch.from_numpy(labels), torch.from_numpy(confidence)
+        counts += count_thresholds(*tensors, truth, classes=4, thresholds=torch.tensor(thresholds))
         for matrix, threshold in zip(slow, thresholds, strict=True):
             below = confidence < np.float32(threshold)
-            matrix += confusion(np.where(below, 0, labels), truth, 4)
-    assert np.array_equal(counts.matrices(), slow)
+            matrix += confusion(np.where(below, 0, labels), truth, 4).numpy()
+    assert np.array_equal(matrices_of(counts.numpy()), slow)
 
 
 @pytest.mark.parametrize("refine", [None, "pamr:steps=2"])
@@ -55,13 +56,14 @@ def test_curves_are_those_of_segment_with_each_threshold(refine, monkeypatch):
     for curve, scale in zip(found, (10.0, 40.0), strict=True):
         model = proxyclip.load("mini", refine=refine, logit_scale=scale)
         for index in (0, 33, 66, 99):
-            matrix = ConfusionMatrix(4)
+            matrix, threshold = np.zeros((4, 4), np.int64), THRESHOLDS[index]
             for _, image, label in samples:
-                threshold = THRESHOLDS[index]
-                matrix.add(model.segment(image, NAMES, background="threshold", threshold=threshold).labels, label)
+                labels = model.segment(image, NAMES, background="threshold", threshold=threshold).labels
+                matrix += confusion(labels, label, 4).numpy()
+            expected = scores(matrix)
             assert curve.scale == scale and curve.thresholds[index] == np.float32(threshold)
-            assert curve.miou[index] == matrix.scores()["mIoU"] and curve.accuracy[index] == matrix.scores()["aAcc"]
-            assert curve.background[index] == matrix.scores()["per_class"]["IoU"][0]
+            assert curve.miou[index] == expected["mIoU"] and curve.accuracy[index] == expected["aAcc"]
+            assert curve.background[index] == expected["per_class"]["IoU"][0]
         assert len(set(curve.miou)) > 5 and curve.miou[curve.best] == curve.miou.max()
 
 
@@ -148,12 +150,12 @@ def test_what_it_prints(folders, capsys):
     picture = read_image(folders / "curve.png")
     assert picture.shape == (560, 900, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     chosen = given[9].split("=")[1]
-    model, matrix = proxyclip.load("mini", refine="pamr:steps=1", beta=1.1, logit_scale=float(chosen)), None
-    matrix = ConfusionMatrix(4)
+    model = proxyclip.load("mini", refine="pamr:steps=1", beta=1.1, logit_scale=float(chosen))
+    matrix = np.zeros((4, 4), np.int64)
     for pair in LabelledFolder(folders / "images", folders / "labels", 4):
         result = model.segment(pair.image, NAMES, background="threshold", threshold=float(threshold))
-        matrix.add(result.labels, pair.label)
-    assert f"{matrix.scores()['mIoU']:.1f}" == miou
+        matrix += confusion(result.labels, pair.label, 4).numpy()
+    assert f"{scores(matrix)['mIoU']:.1f}" == miou
 
 
 def test_with_a_vocabulary_and_a_trained_head(folders, capsys, tmp_path):

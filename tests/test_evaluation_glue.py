@@ -19,7 +19,7 @@ import proxyclip
 from configs.load import load_config
 from configs.overrides import read_overrides
 from heads.training.loop import scores_on
-from proxyclip.evaluation.partial_counts import Progress
+from proxyclip.evaluation.progress import Progress
 from proxyclip.images import read_image, resize, to_tensor
 from proxyclip.segmentor import Segmentor
 

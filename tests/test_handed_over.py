@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
-from fake_benchmark import Samples, predict
+from fake_benchmark import Samples, one_by_one, predict
 from PIL import Image
 
 import eval as eval_script
@@ -15,12 +15,11 @@ from configs import benchmark_run
 from configs.load import load_config
 from configs.overrides import Overrides
 from configs.protocol import changes, protocol_of
-from proxyclip.evaluation import evaluate as evaluation
-from proxyclip.evaluation.counting import one_by_one
-from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.evaluation.partial_counts import Counts, Progress
-from proxyclip.evaluation.prediction_writer import PredictionWriter
-from proxyclip.evaluation.prefetch import Ready
+from proxyclip.evaluation import loop
+from proxyclip.evaluation.loop import LabelledImage
+from proxyclip.evaluation.metrics import seen_unseen
+from proxyclip.evaluation.predictions import PredictionWriter
+from proxyclip.evaluation.progress import Counts, Progress
 from proxyclip.labels import LabelRule
 from proxyclip.loading import plan
 from proxyclip.pictures.panels import panels
@@ -89,10 +88,14 @@ def scene():
     return image, np.repeat([0, 1], 48).reshape(8, 12).astype(np.int32), np.full((8, 12), 2)
 
 
+def labelled(stem: str, image: np.ndarray, label: np.ndarray) -> LabelledImage:
+    return LabelledImage(stem, torch.from_numpy(image), torch.from_numpy(label))
+
+
 def test_the_writer_says_which_map_is_the_prediction(tmp_path):
     image, truth, prediction = scene()
     writer = PredictionWriter(CLASSES, COLOURS, tmp_path / "indices", tmp_path / "panels")
-    writer(Ready("a", image, truth), prediction)
+    writer(labelled("a", image, truth), prediction)
     assert (np.asarray(Image.open(tmp_path / "indices" / "a.png")) == 2).all()
     expected = panels(image, truth, prediction, CLASSES, COLOURS)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "panels" / "a.png")), np.asarray(expected))
@@ -102,12 +105,18 @@ def test_the_report_says_which_map_is_the_prediction(monkeypatch):
     image, truth, prediction = scene()
     handed = []
     monkeypatch.setattr(html_report, "panels", lambda *given: handed.append(given))
-    samples = SimpleNamespace(items=[SimpleNamespace(stem="a")])
-    ready = Ready("a", image, truth, tensor=torch.zeros(3, 8, 12))
-    monkeypatch.setattr(html_report, "read_ahead", lambda *_, **__: iter([ready]))
-    html_report.worst_images(counts(), samples, CLASSES, COLOURS, one_by_one(lambda *_: prediction), None, None)
+
+    class OneImage:
+        items = [SimpleNamespace(stem="a")]
+
+        def __getitem__(self, index):
+            return "a", image, truth
+
+    predict_each = one_by_one(lambda *_: prediction)
+    html_report.worst_images(counts(), OneImage(), CLASSES, colours=COLOURS, predict=predict_each, resize=None)
     ((given_image, given_truth, given_prediction, *_),) = handed
-    assert given_image is image and given_truth is truth and given_prediction is prediction
+    for given, expected in ((given_image, image), (given_truth, truth), (given_prediction, prediction)):
+        assert np.array_equal(given, expected)
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "maskclip", "clip"])
@@ -145,9 +154,11 @@ def test_what_of_the_models_was_changed(changed):
 
 def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     """limit, skip_bad, resume and split reach the evaluation, and batch_windows the model."""
-    evaluate, predict, decide = evaluation.evaluate, Segmentor.predict_each, Segmentor.decide
+    evaluate, predict, decide = loop.evaluate, Segmentor.predict_each, Segmentor.decide
     runs, batches, names = [], [], []
-    monkeypatch.setattr(evaluation, "evaluate", lambda *given: runs.append(given) or evaluate(*given))
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *args, **options: runs.append((*args, options)) or evaluate(*args, **options)
+    )
     monkeypatch.setattr(
         Segmentor, "predict_each", lambda *given, **more: batches.append(given[-1]) or predict(*given, **more)
     )
@@ -160,9 +171,9 @@ def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_run, "PredictionWriter", lambda *given: writers.append(given))
     arguments = "--config scenes --model mini --device cpu --workers 0 --limit 1 --skip-bad --resume --batch-windows 3"
     eval_script.main([*arguments.split(), "--save-predictions", "--workdir", str(tmp_path), "--set", "split=tune"])
-    ((predict_each, samples, classes, _, chosen, _, resume, limit, _, name, stage),) = runs
-    assert stage == predict_each.stage
-    assert (classes, chosen.workers, chosen.skip_bad, resume, limit, name) == (24, 0, True, "resume", 1, "scenes")
+    ((_, samples, classes, options),) = runs
+    expected = {"workers": 0, "skip_bad": True, "resume": "resume", "limit": 1, "name": "scenes"}
+    assert classes == 24 and options.items() >= expected.items() and options["device"] == torch.device("cpu")
     config = load_config("scenes")
     assert samples.items == config.data.open(split="tune").items != config.data.open(split=config.split).items
     assert batches == [3] and names == [(samples.items[0].stem, False)]  # no confidence is asked for
@@ -172,11 +183,10 @@ def test_eval_hands_on_what_the_command_line_says(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_does_not_look_at_skipped_images_again(tmp_path):
-    settings, samples = evaluation.Settings(0, skip_bad=True), Samples(4, broken=(1,))
+    samples = Samples(4, broken=(1,))
     for resume in ("refuse", "resume"):
-        found = evaluation.evaluate(
-            one_by_one(predict), samples, 5, settings=settings, progress=Progress(tmp_path, {}), resume=resume
-        )
+        progress = Progress(tmp_path, {})
+        found = loop.evaluate(one_by_one(predict), samples, 5, skip_bad=True, progress=progress, resume=resume)
         assert len(found.images) == 3 and list(found.skipped) == ["folder/image001"]
         samples.broken = ()  # image 1 would be counted now, if it was read
 
@@ -191,9 +201,8 @@ def logged(unseen: dict, found: Counts) -> dict:
 
 
 def test_unseen_classes_are_found_by_their_names():
-    matrix = ConfusionMatrix(3, counts().matrix)
     for name, index in (("sky", 0), ("sand", 2)):
-        assert logged({"z": (name,)}, counts())["zero_shot"]["z"] == matrix.seen_unseen([index])
+        assert logged({"z": (name,)}, counts())["zero_shot"]["z"] == seen_unseen(counts().matrix, [index])
 
 
 def test_a_run_that_left_images_out_is_found_only_if_that_is_allowed(tmp_path):

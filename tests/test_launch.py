@@ -81,8 +81,8 @@ def test_a_port_that_is_taken(tmp_path):
 
 WAITING = """
 import os, pathlib, sys, time
-from proxyclip.evaluation.distributed import joined
-with joined() as ranks:
+from proxyclip.evaluation.ranks import start_ranks
+with start_ranks() as ranks:
     pathlib.Path(sys.argv[1], f"{ranks.rank}.tmp").write_text(str(os.getpid()))
     pathlib.Path(sys.argv[1], f"{ranks.rank}.tmp").rename(pathlib.Path(sys.argv[1], f"{ranks.rank}.pid"))
     time.sleep(60)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.prediction_writer import PredictionWriter, png_path, run_name
-from proxyclip.evaluation.prefetch import Ready
+from proxyclip.evaluation.loop import LabelledImage
+from proxyclip.evaluation.predictions import PredictionWriter, png_path, run_name
 
 
 def test_a_run_s_name():
@@ -43,7 +43,7 @@ def test_unusual_stems_stay_inside_and_apart(tmp_path):
     paths = [png_path(tmp_path / "run", stem) for stem in UNUSUAL]
     writer = PredictionWriter(("a", "b"), ((0, 0, 0), (1, 1, 1)), predictions=tmp_path / "run")
     for index, stem in enumerate(UNUSUAL):
-        writer(Ready(stem, None, None), np.full((2, 3), index))
+        writer(LabelledImage(stem), np.full((2, 3), index))
     assert sorted(paths) == sorted((tmp_path / "run").rglob("*.png"))
     assert [Image.open(path).getpixel((0, 0)) for path in paths] == list(range(len(UNUSUAL)))
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
@@ -53,4 +53,4 @@ def test_a_file_in_a_folder_s_place_is_one_sentence(tmp_path):
     (tmp_path / "a").touch()
     writer = PredictionWriter(("a", "b"), ((0, 0, 0), (1, 1, 1)), predictions=tmp_path)
     with pytest.raises(InputError, match="^cannot create the folder .*/a: "):
-        writer(Ready("a/b", None, None), np.zeros((2, 3), int))
+        writer(LabelledImage("a/b"), np.zeros((2, 3), int))

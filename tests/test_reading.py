@@ -1,44 +1,188 @@
 """Reading ahead of the model: order, errors, and that nothing is left running."""
 
-import contextlib
+import itertools
 import multiprocessing
 import os
 import random
+import re
 import signal
+import sys
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from fake_benchmark import Samples, eventually, resized
-from ranks_helper import running
 
-from proxyclip.errors import InputError
-from proxyclip.evaluation.prefetch import read_ahead
-from proxyclip.images import resize, scaled_size, to_tensor
-from proxyclip.workers import one_ahead
+from proxyclip.errors import InputError, NotFound
+from proxyclip.evaluation.loop import LabelledImages
+from proxyclip.evaluation.reading import choose_workers, make_loader, one_ahead, read_ahead
+from proxyclip.images import resize, scaled_size
+
+SENTENCE = "^a data-loading worker was killed, possibly out of memory; try again .and --workers 0 if it happens again.$"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_images_arrive_in_order_resized_with_their_tensors(workers):
+def test_images_arrive_in_order_resized_as_tensors(workers):
     samples = Samples(9, broken=[2])
-    for index, ready in zip(range(8, -1, -1), read_ahead(samples, range(8, -1, -1), resized, workers), strict=True):
-        assert ready.stem == samples.items[index].stem
+    order = range(8, -1, -1)
+    with read_ahead(LabelledImages(samples, resized), order, workers=workers) as images:
+        for index, image in zip(order, images, strict=True):
+            assert image.stem == samples.items[index].stem
+            if index == 2:
+                assert image.problem == "image002.jpg is truncated" and image.image is image.label is None
+                continue
+            _, pixels, label = samples[index]
+            assert image.image.dtype == torch.uint8 and image.label.dtype == torch.int32 and not image.problem
+            assert (image.image.numpy() == resized(pixels)).all() and (image.label.numpy() == label).all()
+            assert np.array_equal(image.pixels, resized(pixels))
+
+
+def test_several_scales_arrive_as_a_list():
+    def pyramid(image):
+        return [image[::2, ::2], image]
+
+    with read_ahead(LabelledImages(Samples(1), pyramid), [0], workers=1) as images:
+        (image,) = images
+    _, pixels, _ = Samples(1)[0]
+    assert all((part.numpy() == own).all() for part, own in zip(image.image, pyramid(pixels), strict=True))
+    assert np.array_equal(image.pixels, pixels[::2, ::2])
+
+
+class Facts:
+    """Facts about the process that reads."""
+
+    def __getitem__(self, index):
+        return index, os.getpid(), cv2.getNumThreads(), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_use_one_core_and_leave_control_c_to_their_parent_and_the_order_may_be_endless(workers):
+    before = torch.get_rng_state()
+    with read_ahead(Facts(), range(5, sys.maxsize, 3), workers=workers) as samples:
+        first = list(itertools.islice(samples, 6))
+    assert [index for index, *_ in first] == [5, 8, 11, 14, 17, 20]
+    assert len({process for _, process, *_ in first}) == max(1, workers)
+    if workers:
+        assert all((threads, ignored) == (1, True) for *_, threads, ignored in first)
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are left alone
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:1", True), ("mps", False)])
+def test_memory_is_pinned_for_a_gpu(device, pinned):
+    assert make_loader(Samples(1), [0], 0, torch.device(device)).pin_memory == pinned
+
+
+def test_how_many_workers(monkeypatch):
+    monkeypatch.setattr("proxyclip.evaluation.reading.cores_each", lambda processes: 24 // processes)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    assert [choose_workers(None, gpu, processes) for processes in (1, 8)] == [8, 3]
+    assert choose_workers(None, cpu, 1) == 1 and choose_workers(0, gpu, 1) == 0 and choose_workers(20, cpu, 8) == 20
+
+
+class Broken(Samples):
+    """Its third image raises an error."""
+
+    def __init__(self, error: Exception):
+        super().__init__(5)
+        self.error = error
+
+    def __getitem__(self, index):
         if index == 2:
-            assert ready.problem == "image002.jpg is truncated" and ready.image is ready.tensor is None
-            continue
-        _, image, label = samples[index]
-        small = resized(image)
-        assert (ready.image == small).all() and (ready.label == label).all() and not ready.problem
-        assert torch.equal(ready.tensor, to_tensor(small))
+            raise self.error
+        return super().__getitem__(index)
 
 
-def test_tensors_are_what_torch_would_divide():
-    every_value = np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 8, 3)
-    tensor = to_tensor(every_value)
-    assert torch.equal(tensor, torch.from_numpy(every_value).permute(2, 0, 1).float() / 255)
-    assert tensor.is_contiguous()
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("error", [InputError("this is wrong"), NotFound("there is no such file")])
+def test_errors_of_a_sample_stay_what_they_are(error, workers):
+    with pytest.raises(type(error)) as raised, read_ahead(Broken(error), range(5), workers=workers) as samples:
+        list(samples)
+    assert str(raised.value) == str(error) and multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_that_no_one_foresaw_arrives_and_ends_the_workers(workers):
+    broken = LabelledImages(Broken(RuntimeError("no sentence for 2")))
+    with (
+        pytest.raises(RuntimeError, match="no sentence for 2"),
+        read_ahead(broken, range(5), workers=workers) as images,
+    ):
+        assert [next(images).stem for _ in range(2)] == ["folder/image000", "folder/image001"]
+        next(images)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("taken", [1, 5])
+def test_left_early_it_leaves_nothing_running(taken):
+    threads = set(threading.enumerate())
+    with read_ahead(LabelledImages(Samples(1000)), range(1000), workers=2) as images:
+        for _ in range(taken):
+            next(images)
+        assert len(multiprocessing.active_children()) == 2
+    assert multiprocessing.active_children() == []
+    assert eventually(lambda: set(threading.enumerate()) <= threads)  # a closed queue's thread ends a moment later
+
+
+def test_workers_survive_control_c():
+    with read_ahead(LabelledImages(Samples(30)), range(30), workers=2) as images:
+        before = [next(images) for _ in range(3)]  # from both workers: both are prepared
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGINT)
+        assert len([*before, *images]) == 30
+
+
+def large(image):
+    """About 2 MB."""
+    return resize(image, scaled_size(*image.shape[:2], 800))
+
+
+def kill_a_worker(seed: int) -> None:
+    """Kills a worker at a random moment: while it starts, reads, waits, or is halfway through sending an image."""
+    dice = random.Random(seed)
+    dataset = LabelledImages(Samples(40), dice.choice([resized, large]))
+    try:
+        with read_ahead(dataset, range(40), workers=2, advice="try again") as images:
+            next(images)
+            time.sleep(dice.uniform(0, 0.01))
+            os.kill(dice.choice(multiprocessing.active_children()).pid, signal.SIGKILL)
+            list(images)  # the last ones may have been sent already
+    except InputError as error:
+        assert re.match(SENTENCE, str(error))
+    assert multiprocessing.active_children() == []
+
+
+class Deadly(Samples):
+    """Its fourth image ends the process that reads it, as a machine does that is out of memory."""
+
+    def __getitem__(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def read_deadly(_) -> None:
+    reading = read_ahead(LabelledImages(Deadly(6)), range(6), workers=1, advice="try again")
+    with pytest.raises(InputError, match=SENTENCE), reading as images:
+        list(images)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_killed_at_any_moment_is_one_sentence():
+    """In processes of their own: what hangs here would hang for ever."""
+    context = multiprocessing.get_context("fork")
+    trials = [
+        context.Process(target=work, args=(seed,)) for seed, work in enumerate([read_deadly, *12 * [kill_a_worker]])
+    ]
+    for trial in trials:
+        trial.start()
+    for trial in trials:
+        trial.join(60)
+        trial.kill()
+        trial.join()
+    assert [trial.exitcode for trial in trials] == [0] * len(trials)
 
 
 def test_the_next_item_is_fetched_while_the_caller_is_busy():
@@ -56,119 +200,3 @@ def test_the_next_item_is_fetched_while_the_caller_is_busy():
     assert fetched == []
     both_are_here.wait(10)  # breaks if the second item is fetched only when it is asked for
     assert list(ahead) == ["second", "third"]
-
-
-def test_no_more_than_one_item_is_fetched_ahead():
-    fetched = []
-    for taken, _ in enumerate(one_ahead(fetched.append(index) or index for index in range(20))):
-        assert len(fetched) <= taken + 2
-
-
-def test_an_error_arrives_in_its_place():
-    ahead = one_ahead(6 // (2 - index) for index in range(5))
-    assert [next(ahead), next(ahead)] == [3, 6]
-    with pytest.raises(ZeroDivisionError):
-        next(ahead)
-
-
-class BrokenCode(Samples):
-    def __getitem__(self, index):
-        if index == 2:
-            raise RuntimeError(f"no sentence for {index}")
-        return super().__getitem__(index)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_error_that_no_one_foresaw_arrives_and_ends_the_workers(workers):
-    stream = read_ahead(BrokenCode(5), range(5), resized, workers)
-    assert [next(stream).stem for _ in range(2)] == ["folder/image000", "folder/image001"]
-    with pytest.raises(RuntimeError, match="no sentence for 2"):
-        next(stream)
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("taken", [1, 5])
-def test_closed_early_it_leaves_nothing_running(taken):
-    threads = set(threading.enumerate())
-    stream = read_ahead(Samples(1000), range(1000), resized, 2)
-    for _ in range(taken):
-        next(stream)
-    assert len(multiprocessing.active_children()) == 2
-    stream.close()
-    assert multiprocessing.active_children() == []
-    assert eventually(lambda: set(threading.enumerate()) <= threads)  # a closed queue's thread ends a moment later
-
-
-def test_workers_survive_control_c():
-    stream = read_ahead(Samples(30), range(30), resized, 2)
-    before = [next(stream) for _ in range(3)]  # from both workers: both are prepared
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGINT)
-    assert len([*before, *stream]) == 30
-
-
-def large(image):
-    """About 2 MB: more than a pipe holds, so that to send it takes a while."""
-    return resize(image, scaled_size(*image.shape[:2], 800))
-
-
-def killing_a_worker(seed: int) -> None:
-    """Kills a worker at a random moment: while it starts, reads, waits, or is halfway through sending an image."""
-    dice, sentence = random.Random(seed), "a data-loading worker was killed, possibly out of memory"
-    stream = read_ahead(Samples(40), range(40), dice.choice([resized, large]), workers=2)
-    with contextlib.suppress(InputError), contextlib.closing(stream):
-        next(stream)
-        time.sleep(dice.uniform(0, 0.01))
-        os.kill(dice.choice(multiprocessing.active_children()).pid, signal.SIGKILL)
-        try:
-            list(stream)
-        except InputError as error:
-            assert sentence in str(error)
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_worker_that_is_killed_at_any_moment_is_one_sentence(seed):
-    """In a process of its own: what hangs here would hang for ever."""
-    trial = multiprocessing.get_context("fork").Process(target=killing_a_worker, args=(seed,))
-    trial.start()
-    trial.join(20)
-    hangs = trial.is_alive()
-    trial.kill()
-    trial.join()
-    assert not hangs and trial.exitcode == 0
-
-
-class Deadly(Samples):
-    """Its fourth image ends the process that reads it, as a machine does that is out of memory."""
-
-    def __getitem__(self, index):
-        if index == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
-
-
-def test_a_killed_worker_is_one_sentence():
-    sentence = "^a data-loading worker was killed, possibly out of memory; no counts are lost: rerun with --resume"
-    with pytest.raises(InputError, match=sentence):
-        list(read_ahead(Deadly(6), range(6), resized, workers=1))
-
-
-def reading(channel) -> None:
-    """Reads a first image and then waits, with workers that have more images than the pipe takes."""
-    stream = read_ahead(Samples(100), range(100), large, workers=2)
-    next(stream)
-    channel.send([child.pid for child in multiprocessing.active_children()])
-    time.sleep(60)
-
-
-def test_workers_end_with_their_parent():
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    parent = context.Process(target=reading, args=(there,))
-    parent.start()
-    workers = here.recv()
-    assert len(workers) == 2 and all(map(running, workers))
-    parent.kill()
-    parent.join()
-    assert eventually(lambda: not any(map(running, workers)))

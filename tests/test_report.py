@@ -5,13 +5,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_benchmark import CLASSES, Item, Samples, predict, resized
+from fake_benchmark import CLASSES, Item, Samples, one_by_one, predict, resized
 from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.evaluation import metrics as metric
-from proxyclip.evaluation.counting import Settings, one_by_one
-from proxyclip.evaluation.evaluate import evaluate
+from proxyclip.evaluation.loop import evaluate
 from proxyclip.pictures.charts import Bar, bar_chart, stack
 from proxyclip.reports.confusions import largest_confusions
 from proxyclip.reports.html_report import render_page, write_report
@@ -25,6 +24,7 @@ PAPERS = {
         | {"same_protocol_as_ours": True}
     ],
 }
+AGAIN = {"colours": COLOURS, "predict": one_by_one(predict), "resize": resized, "published": PAPERS}
 HOSTILE = (
     "<script>alert(1)</script>",
     "</style><style>*{display:none}",
@@ -37,25 +37,23 @@ HOSTILE = (
 @pytest.fixture
 def evaluated():
     samples = Samples(10, broken=[3])
-    tally = evaluate(one_by_one(predict), samples, CLASSES, resized, Settings(workers=0, skip_bad=True))
-    scores = metric.scores(tally.matrix)
+    counts = evaluate(one_by_one(predict), samples, CLASSES, resize=resized, skip_bad=True)
+    scores = metric.scores(counts.matrix)
     figures = scores.pop("per_class")
     run = {"dataset": "fake", "model": "ProxyCLIP", "clip": "tiny", "vfm": None, "images": 9, "seconds": 1.0, **scores,
-           "started": "2026-01-01 10:00:00", "skipped": tally.skipped, "changed": {}, "protocol": {"crop": 336},
+           "started": "2026-01-01 10:00:00", "skipped": counts.skipped, "changed": {}, "protocol": {"crop": 336},
            "per_class": {n: {k: v[i] for k, v in figures.items()} for i, n in enumerate(NAMES)}}  # fmt: skip
-    return run, tally, samples
+    return run, counts, samples
 
 
 def test_page_and_pictures(evaluated, tmp_path):
-    run, tally, samples = evaluated
-    page = write_report(
-        tmp_path / "report", run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS
-    ).read_text()
+    run, counts, samples = evaluated
+    page = write_report(tmp_path / "report", run, counts, samples, **AGAIN).read_text()
     assert f"{run['mIoU']:.2f}" in page and "<b>12.3</b>mIoU, published" in page
     assert "not confirmed" not in page and "Not the benchmark" not in page
     assert "dog &amp; &lt;b&gt;puppy&lt;/b&gt;" in page and "<b>puppy" not in page
     assert "image003.jpg is truncated" in page
-    worst = sorted((stem for stem in tally.images), key=lambda stem: tally.images[stem][1])[:8]
+    worst = sorted((stem for stem in counts.images), key=lambda stem: counts.images[stem][1])[:8]
     assert re.findall(r"<figcaption>(\S+):", page) == worst
     sources = re.findall(r'(?:src|href)="([^"#]*)"', page)
     assert all(f'id="{link}"' in page for link in re.findall(r'href="#(\w+)"', page))
@@ -71,7 +69,7 @@ def test_file_names_that_are_not_utf8(evaluated, tmp_path):
     index = [item.stem for item in samples.items].index(worst)
     samples.items[index] = Item("a\udce9")
     counts.images["a\udce9"] = counts.images.pop(worst)
-    page = write_report(tmp_path, run, counts, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, counts, samples, **AGAIN).read_text()
     assert r"<figcaption>a\udce9: mIoU" in page
 
 
@@ -90,9 +88,9 @@ def test_a_perfect_result_has_no_confusions():
 
 
 def test_never_predicted_classes_are_listed(evaluated, tmp_path):
-    run, tally, samples = evaluated
+    run, counts, samples = evaluated
     run["per_class"]["cow"] |= {"predicted": 0, "IoU": None}
-    page = write_report(tmp_path, run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, counts, samples, **AGAIN).read_text()
     assert "Classes never predicted: 1 of the 5 that are labelled</h2>\n<p>cow</p>" in page
 
 
@@ -123,9 +121,9 @@ def test_a_stack_is_as_wide_as_its_widest_picture():
 
 
 def test_a_changed_run_says_so_and_has_no_published_score(evaluated, tmp_path):
-    run, tally, samples = evaluated
+    run, counts, samples = evaluated
     run["changed"] = {"limit": 9, "beta": 1.6}
-    page = write_report(tmp_path, run, tally, samples, COLOURS, one_by_one(predict), resized, PAPERS).read_text()
+    page = write_report(tmp_path, run, counts, samples, **AGAIN).read_text()
     assert "standard protocol: beta 1.6, first 9 images." in page and "12.3" not in page
     assert "<h1>fake, ProxyCLIP (beta 1.6, first 9 images), tiny</h1>" in page
 
@@ -172,4 +170,4 @@ def test_hostile_names_stay_texts(evaluated, count):
 def test_folder_that_cannot_be_written_to(evaluated, tmp_path):
     (tmp_path / "report").write_text("a file")
     with pytest.raises(InputError, match="a file of that name"):
-        write_report(tmp_path / "report", *evaluated, COLOURS, one_by_one(predict), resized, PAPERS)
+        write_report(tmp_path / "report", *evaluated, **AGAIN)

@@ -10,7 +10,7 @@ from runs import run, without
 
 from configs.published import PUBLISHED
 from proxyclip.errors import InputError
-from proxyclip.evaluation.partial_counts import Counts
+from proxyclip.evaluation.progress import Counts
 from proxyclip.reports import workbook
 from proxyclip.reports.frames import read_runs
 from proxyclip.reports.run_line import ABSENT, CHECKS, MOST_SETTINGS, parse_run

@@ -53,7 +53,7 @@ def test_summary_takes_stuff_and_things_apart():
     label = np.arange(24).repeat(10)
     prediction = label.copy()
     prediction[label == scenes.CLASSES.index("cup")] = scenes.CLASSES.index("sun")
-    found = summary(confusion(prediction, label, 24))
+    found = summary(confusion(prediction, label, 24).numpy())
     assert found["stuff"] == 100 and found["cup"] == 0 and found["sun"] == 50
     assert found["things"] == pytest.approx((13 * 100 + 50) / 15)
     assert found["mIoU"] == pytest.approx((22 * 100 + 50) / 24)

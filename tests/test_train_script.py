@@ -25,8 +25,8 @@ from configs.training_data import training_batches
 from datasets.labels_for_training import UNLABELLED
 from datasets.training import TrainingSamples, read_batches, to_tensors
 from heads.checkpoint import read_metadata
-from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.evaluation.run_lock import run_lock
+from proxyclip.evaluation.metrics import confusion, scores, seen_unseen
+from proxyclip.evaluation.progress import hold_lock
 
 HERE = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -102,11 +102,11 @@ def test_a_whole_run(config, tmp_path, capsys):
     assert facts.training["dataset"] == "scenes" and facts.training["setting"] == "inductive"
     assert len(facts.seen) == 17 and facts.clip == "mini-clip" and facts.options["image_size"] == 32
     model, found = heads.load(first / "last.safetensors", device="cpu"), load_config(config(), TrainConfig)
-    matrix = ConfusionMatrix(24)
+    matrix = np.zeros((24, 24), np.int64)
     for _, image, label in found.data.open(None, "tune"):
-        matrix.add(model.segment(image, found.data.classes).labels.astype(int), label)
+        matrix += confusion(model.segment(image, found.data.classes).labels, label, 24).numpy()
     unseen = [index for index, name in enumerate(found.data.classes) if name not in facts.seen]
-    assert log(first, "scores")[-1] == pytest.approx({**matrix.seen_unseen(unseen), "mIoU": matrix.scores()["mIoU"]})
+    assert log(first, "scores")[-1] == pytest.approx({**seen_unseen(matrix, unseen), "mIoU": scores(matrix)["mIoU"]})
 
     second = tmp_path / "second"
     run(config(setting="transductive"), second, "--init-from", first, "--precision", "bf16", "--seed", 3)
@@ -288,7 +288,7 @@ def test_a_workdir_holds_one_run(config, tmp_path, capsys):
     (folder / "state.pt").unlink()
     assert "cannot be resumed: its state.pt is missing" in refused(capsys, config(), folder, "--resume")
     assert (folder / "last.safetensors").read_bytes() == before
-    with run_lock(tmp_path / "busy" / ".lock"):
+    with hold_lock(tmp_path / "busy" / ".lock"):
         assert start_and_code(arguments(config(), tmp_path / "busy")) == 2
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,11 +21,9 @@ from heads.losses import pixel_accuracy
 from heads.training.objective import Outcome
 from heads.training.run import Training
 from proxyclip.backbones.checkpoints import some
-from proxyclip.evaluation import distributed
-from proxyclip.evaluation.counting import Settings
-from proxyclip.evaluation.evaluate import evaluate
-from proxyclip.evaluation.metrics import ConfusionMatrix
-from proxyclip.evaluation.model_run import ModelRun
+from proxyclip.evaluation.loop import evaluate, predict_labels
+from proxyclip.evaluation.metrics import scores as scores_of
+from proxyclip.evaluation.metrics import seen_unseen
 from proxyclip.evaluation.ranks import Ranks
 from proxyclip.runtime import progress_bar
 from proxyclip.vocabulary import Vocabulary
@@ -174,26 +173,26 @@ def scores_on(
     """
     ranks = ranks or Ranks()
     unseen = [head.classes.index(name) for name in left_out]
-    predict = ModelRun(head, Vocabulary.parse(head.classes), 0.0, batch_windows)
+    vocabulary = Vocabulary.parse(head.classes)
+    predict = partial(predict_labels, model=head, vocabulary=vocabulary, batch_windows=batch_windows)
 
     def scores() -> Scores | None:
         counts = evaluate(
             predict,
             samples,
             len(head.classes),
-            head.resize,
-            Settings(workers),
+            resize=head.resize,
+            device=head.device,
+            workers=workers,
             limit=limit,
-            ranks=distributed.Ranks(ranks.rank, ranks.world, ranks.per_machine),
-            stage=predict.stage,
+            ranks=ranks,
         )
         if counts is None:
             return None
-        confusion = ConfusionMatrix(len(head.classes), counts.matrix)
-        means = confusion.scores()
+        means = scores_of(counts.matrix)
         if not unseen:
             return {"aAcc": means["aAcc"], "mIoU": means["mIoU"]}
-        return {"mIoU": means["mIoU"], **confusion.seen_unseen(unseen)}
+        return {"mIoU": means["mIoU"], **seen_unseen(counts.matrix, unseen)}
 
     return scores
 

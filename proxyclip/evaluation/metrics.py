@@ -3,58 +3,49 @@
 Shapes: K classes; the matrix is (K, K) int64, rows are labels and columns are predictions.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class ConfusionMatrix:
-    """Pixel counts by label and prediction, over any number of images.
 
-    `classes` is K. `matrix` is (K, K) int64: 5000 images of 2 megapixels have 10^10 pixels, too many for 32 bits. The
-    matrices of disjoint sets of images add up exactly to that of their union.
+def confusion(prediction, label, classes: int, *, void: int = -1, columns: int | None = None) -> "Tensor":
+    """Pixel counts by label and prediction, (K, columns) int64, on the device of the prediction; nothing waits for it.
+
+    Matrices of several images add up; 32 bits would not hold the 10^10 pixels of 5000 images of 2 megapixels.
+    prediction, label: integer maps of the same shape, arrays or tensors. Pixels labelled `void` or below zero are not
+    counted. columns: how many values a prediction can have (default: K). Raises ValueError if the shapes differ or a
+    value in the host's memory is not a class.
     """
+    import torch  # here: reports, which need `scores` alone, do not wait for it
 
-    def __init__(self, classes: int, matrix: np.ndarray | None = None):
-        self.classes = classes
-        self.matrix = np.zeros((classes, classes), np.int64) if matrix is None else np.asarray(matrix, np.int64)
-
-    def add(self, prediction, label, void: int = -1) -> np.ndarray:
-        """Counts one image and returns its own matrix (K, K).
-
-        prediction, label: integer maps of the same shape, numpy or torch. Pixels labelled `void` or below zero are not
-        counted. Raises ValueError if the shapes differ or a value is not a class.
-        """
-        counts = confusion(prediction, label, self.classes, void)
-        self.matrix += counts
-        return counts
-
-    def scores(self) -> dict:
-        """Scores of the whole matrix in percent; see `scores`."""
-        return scores(self.matrix)
-
-    def seen_unseen(self, unseen) -> dict:
-        """Zero-shot scores of the whole matrix in percent; see `seen_unseen`."""
-        return seen_unseen(self.matrix, unseen)
-
-
-def confusion(prediction, label, classes: int, void: int = -1) -> np.ndarray:
-    """The (K, K) int64 matrix of one image; arguments and errors as in `ConfusionMatrix.add`."""
-    prediction, label = np.asarray(prediction), np.asarray(label)
+    prediction, label = (
+        values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values).astype(np.int64))
+        for values in (prediction, label)
+    )
     if prediction.shape != label.shape:
-        raise ValueError(f"the prediction is {prediction.shape}, the label {label.shape}: their sizes must agree")
-    counted = label != void
-    if label.dtype.kind != "u":
-        counted &= label >= 0
-    label = label[counted].astype(np.int64)  # (N,), N pixels that count
-    prediction = prediction[counted].astype(np.int64)  # (N,)
-    check_values("label", label, classes)
-    check_values("prediction", prediction, classes)
-    return np.bincount(label * classes + prediction, minlength=classes**2).reshape(classes, classes)  # (K, K)
+        sizes = tuple(prediction.shape), tuple(label.shape)
+        raise ValueError(f"the prediction is {sizes[0]}, the label {sizes[1]}: their sizes must agree")
+    columns, device = columns or classes, prediction.device
+    if label.device.type == "cpu":
+        counted = (label >= 0) & (label != void)
+        check_values("label", label[counted], classes)
+        if device.type == "cpu":
+            check_values("prediction", prediction[counted], columns)
+    label = label.to(device, non_blocking=True).long()
+    cells = label * columns + prediction.long()
+    cells = torch.where((label >= 0) & (label != void), cells, classes * columns).flatten()  # the last one: not counted
+    counts = torch.zeros(classes * columns + 1, dtype=torch.int64, device=device)
+    counts.scatter_add_(0, cells, torch.ones_like(cells))  # `bincount` would wait, to learn the largest value
+    return counts[:-1].unflatten(0, (classes, columns))
 
 
-def check_values(name: str, values: np.ndarray, classes: int) -> None:
+def check_values(name: str, values: "Tensor", classes: int) -> None:
     """ValueError for a value that is none of the classes."""
-    if values.size and not 0 <= values.min() <= values.max() < classes:
-        wrong = values[(values < 0) | (values >= classes)][0]
+    if values.numel() and not 0 <= int(values.min()) <= (largest := int(values.max())) < classes:
+        wrong = largest if largest >= classes else int(values.min())
         raise ValueError(f"{name} value {wrong} is none of the {classes} classes (0 to {classes - 1})")
 
 

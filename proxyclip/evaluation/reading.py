@@ -2,8 +2,10 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
 
 import cv2
 import torch
@@ -12,52 +14,65 @@ from torch.utils.data import DataLoader, Dataset
 from proxyclip.errors import InputError, NotFound
 from proxyclip.runtime import cores_each
 
+Item = TypeVar("Item")
 MAX_WORKERS = 8  # of each process, unless the user asks for more
 
 
-@contextmanager
-def read_ahead(dataset, order: Iterable[int], *, workers: int, device: torch.device, advice: str) -> Iterator[Iterator]:
-    """An iterator over `dataset[index]` for each index of `order`, read two per worker ahead; its workers end with the
-    block, and the loop over the samples belongs inside of it.
+def read_ahead(
+    dataset, order: Iterable[int], *, workers: int = 0, device: torch.device | str = "cpu", advice: str = ""
+) -> closing[Iterator]:
+    """A context with an iterator over `dataset[index]` for each index of `order`; reading ends with the block.
 
-    dataset: picklable; its arrays become tensors, pinned where `device` is a GPU. order: may be endless. workers: 0
-    reads in this process. advice: what to do if a worker is killed, for the error message.
+    dataset: picklable; its arrays become tensors, pinned where `device` is a GPU. order: may be endless. workers:
+    processes that read, two samples ahead each; 0 reads in a thread, one sample ahead. advice: what to do if a worker
+    is killed, for the error message.
 
     Raises the InputError and NotFound of a sample as they are, and InputError if a worker is killed.
     """
-    samples = samples_of(make_loader(dataset, order, workers, device))
-    killed = False
+    return closing(one_ahead(samples_of(make_loader(dataset, order, workers, device), advice)))
+
+
+def one_ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """The same items, none of them None; a thread fetches the next one while the caller is busy with this one.
+
+    DataLoader reports a killed worker by raising from a signal handler, anywhere in the caller's code, but not in the
+    code of a thread.
+    """
+    with closing(items), ThreadPoolExecutor(1, "reading") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def samples_of(loader: DataLoader, advice: str) -> Generator:
     try:
-        yield samples
-    except RuntimeError as error:  # DataLoader raises it from a signal handler, that is anywhere in the loop
-        if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
+        for sample in loader:
+            if isinstance(sample, (InputError, NotFound)):
+                raise sample
+            yield sample
+        return
+    except Exception as error:  # no traceback is kept, since it would keep the workers
+        killed = isinstance(error, (ConnectionError, EOFError))
+        if not killed and not str(error).startswith(("DataLoader worker", "Pin memory thread")):
+            if loader.num_workers:
+                error.__traceback__ = None  # the text holds that of the worker
             raise
-        killed = True
-    finally:
-        samples.close()
-    if killed:  # outside of the handler: the first error would keep the other workers alive
-        raise InputError(
-            f"a data-loading worker was killed, possibly out of memory; {advice} (and --workers 0 if it happens again)"
-        )
+    raise InputError(
+        f"a data-loading worker was killed, possibly out of memory; {advice} (and --workers 0 if it happens again)"
+    )
 
 
-def make_loader(dataset, order: Iterable[int], workers: int, device: torch.device) -> DataLoader:
+def make_loader(dataset, order: Iterable[int], workers: int, device: torch.device | str) -> DataLoader:
     return DataLoader(
         Attempts(dataset),
         batch_size=None,
         sampler=order,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=torch.device(device).type == "cuda",
         worker_init_fn=prepare_worker,
         generator=torch.Generator(),  # otherwise it draws from the caller's random numbers
     )
-
-
-def samples_of(loader: DataLoader) -> Iterator:
-    for sample in loader:
-        if isinstance(sample, (InputError, NotFound)):
-            raise sample
-        yield sample
 
 
 class Attempts(Dataset):
@@ -74,9 +89,8 @@ class Attempts(Dataset):
 
 
 def prepare_worker(_: int) -> None:
-    """Workers share the cores, and Ctrl-C is handled by the main process, which ends them.
-
-    Unless their number is 0, OpenCV would wait forever for threads of the process that this one was forked from."""
+    """Workers share the cores, and Ctrl-C is for the main process, which ends them. OpenCV would wait forever for
+    threads of the process that this one was forked from, unless it has none."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = lambda *_: None  # of the thread that hands over tensors, when the main process ends meanwhile

@@ -1,17 +1,23 @@
 """Several processes for one job, each with a model of its own: one for each GPU, or a few that share the CPU."""
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from multiprocessing import connection
 from typing import NamedTuple
 
+import cv2
+
+from proxyclip.errors import InputError, NotFound
 from proxyclip.folder.job import Job
 from proxyclip.folder.stream import IF_KILLED, Report, Share
 from proxyclip.folder.todos import Todos
 from proxyclip.runtime import cores, threads_each
-from proxyclip.workers import Worker
 
 CPU_PROCESSES = 4  # at most: each holds the weights
 WORTH_A_PROCESS = 100  # images: starting one takes seconds
@@ -62,11 +68,11 @@ def run(job: Job, todos: Todos, crew: Crew) -> Iterator[Report]:
         return shares[0]()
     shares = [share for share in shares if share.todos]
     if crew.forks and job.model.options.get("backend") != "openvino":  # its threads would be missing after the fork
-        return received(forked(job, shares))
-    return received([Worker(partial(with_end, share), "spawn") for share in shares])
+        return receive_all(fork_all(job, shares))
+    return receive_all([ShareProcess(share, "spawn") for share in shares])
 
 
-def forked(job: Job, shares: list[Share]) -> list[Worker]:
+def fork_all(job: Job, shares: list[Share]) -> list["ShareProcess"]:
     """Processes that share the weights of one model, and need not import anything."""
     import torch
 
@@ -75,26 +81,71 @@ def forked(job: Job, shares: list[Share]) -> list[Worker]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each process says for itself what there is to say
         model.encode_classes(job.vocabulary)
-    return [Worker(partial(with_end, share, model), "fork") for share in shares]
+    return [ShareProcess(share, "fork", model) for share in shares]
 
 
-def with_end(share: Share, model=None) -> Iterator[Report | str]:
-    """The reports, and END: a process that is killed does not say so."""
-    yield from share(model)
-    yield END
+class ShareProcess:
+    """A process that does its share of the job. Its reports come through a pipe of its own, which ends if it is killed.
+
+    start: a start method of multiprocessing. model: for a process that is forked.
+    """
+
+    def __init__(self, share: Share, start: str, model=None):
+        self.reports, sending = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.get_context(start).Process(target=run_share, args=(share, model, sending))
+        self.process.start()
+        sending.close()  # the process has the only one
+
+    def receive(self) -> Report | str:
+        """The next report, or END; raises its error, and InputError if the process was killed."""
+        try:
+            report = self.reports.recv()
+        except (EOFError, OSError):
+            raise InputError(KILLED) from None
+        if isinstance(report, Exception):
+            raise report
+        return report
+
+    def end(self) -> None:
+        self.process.kill()  # SIGTERM may have a handler that was inherited
+        self.process.join()
 
 
-def received(started: list[Worker]) -> Iterator[Report]:
-    """What the processes send, until all are finished."""
-    by_pipe = {worker.receiving: worker for worker in started}
+def run_share(share: Share, model, sending) -> None:
+    """Sends the reports of a share, then END: a process that is killed does not say so. Ctrl-C is for the parent, with
+    which this process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    cv2.setNumThreads(0)  # otherwise it waits forever for threads of the process that this one was forked from
     try:
-        while by_pipe:
-            for pipe in connection.wait([*by_pipe]):
-                report = by_pipe[pipe].receive(KILLED)
+        for report in share(model):
+            sending.send(report)
+        sending.send(END)
+    except BrokenPipeError:  # nobody waits for the rest
+        return
+    except (InputError, NotFound) as error:
+        sending.send(error)
+    except Exception:  # an error in the code: its traceback belongs to the process that has a terminal
+        sending.send(RuntimeError(f"a process failed:\n{traceback.format_exc()}"))
+
+
+def end_with_parent() -> None:
+    """It would wait forever to hand over the report that it has."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def receive_all(processes: list[ShareProcess]) -> Iterator[Report]:
+    """What the processes send, until all are finished."""
+    running = {process.reports: process for process in processes}
+    try:
+        while running:
+            for pipe in connection.wait([*running]):
+                report = running[pipe].receive()
                 if report == END:
-                    del by_pipe[pipe]
+                    del running[pipe]
                 else:
                     yield report
     finally:
-        for worker in started:
-            worker.end()
+        for process in processes:
+            process.end()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.evaluation.distributed import Ranks, joined, own_device
+from proxyclip.evaluation.ranks import Ranks, rank_device, start_ranks
 from proxyclip.folder.crew import Crew, crew_for, run
 from proxyclip.folder.finish import FAILED, Failures, finish, write_failed
 from proxyclip.folder.items import Items
@@ -33,14 +33,14 @@ def run_job(job: Job, items: Items, device, means: Means) -> bool:
     device: of the model, a torch.device. Started by torchrun, each process segments its share of the items, and the
     first one finishes the job. Raises InputError where nothing can go on.
     """
-    with joined(to_continue=IF_KILLED) as ranks:
+    with start_ranks(advice=IF_KILLED) as ranks:
         todos = job.todo(ranks.share(items))
-        failures = Failures(job, write=ranks.first)
+        failures = Failures(job, write=ranks.is_main)
         for report in with_bar(reports_of(job, todos, device, means, ranks), todos, ranks):
             if report.problem:
                 failures.add(report)
         failed = [report for reports in ranks.gather(failures.reports) for report in reports]  # waits for the others
-        if ranks.first:
+        if ranks.is_main:
             if failed and ranks.world > 1:
                 write_failed(job, failed)
             written = finish(job, items, failed)
@@ -53,12 +53,12 @@ def reports_of(job: Job, todos: Todos, device, means: Means, ranks: Ranks) -> It
     if means.ray is not None:
         return run_on_ray(job, todos, means.ray, means.processes)
     if ranks.world > 1:
-        return run(job, todos, Crew((own_device(str(device)),), 0, means.workers or 0))
+        return run(job, todos, Crew((rank_device(str(device)),), 0, means.workers or 0))
     return run(job, todos, crew_for(device, len(todos), means.processes, means.workers))
 
 
 def with_bar(reports: Iterator[Report], todos: Todos, ranks: Ranks) -> Iterator[Report]:
-    if not ranks.first:
+    if not ranks.is_main:
         return reports
     images, videos = todos.parted()
     return progress_bar(reports, len(images) + sum(map(frames_in, videos)), "segmenting", "image")

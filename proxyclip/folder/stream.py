@@ -4,10 +4,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from proxyclip.folder.todos import Todo, Todos
 from proxyclip.folder.video import frame_name, frame_picture, frames_of
 from proxyclip.images import open_image, read_image, rgb_from_pillow
 from proxyclip.segmentation import Segmentation
-from proxyclip.workers import in_order, one_ahead
 
 WRITERS = 2  # threads: compressing an image releases Python's lock
 IF_KILLED = "finished images are kept: run the same command again"
@@ -88,7 +87,7 @@ def segment_all(job: Job, model, todos: Todos, workers: int) -> Iterator[Report]
             else:
                 segmented.append(loaded)
                 given.append(loaded.record.name)
-                yield loaded.image
+                yield np.asarray(loaded.image)  # of a worker, a tensor
 
     def names() -> Iterator[str]:
         while given:  # one for each image; none is left when the images end
@@ -96,7 +95,7 @@ def segment_all(job: Job, model, todos: Todos, workers: int) -> Iterator[Report]
 
     if model.refinement is not None:
         model.refinement.check(todo.item.name for todo in todos if not todo.item.is_video)
-    with closing(load_all(job, todos, workers)) as stream, Writers(job) as writers:
+    with load_all(job, todos, workers) as stream, Writers(job) as writers:
         every = any(job.encoders[kind].PROBABILITIES for kind in todos.kinds())
         calling = job.calling | {"batch_windows": job.batch_windows, "max_pixels": job.max_pixels}
         calling["probabilities"] = job.vocabulary.names if every else ()
@@ -143,25 +142,32 @@ class Writers:
         return Report(loaded.path)
 
 
-def load_all(job: Job, todos: Todos, workers: int) -> Iterator[Loaded]:
-    """All images, then all frames of videos that are not finished."""
-    images, videos = todos.parted()
-    load = partial(load_image, max_pixels=job.max_pixels)
-    if workers:
-        yield from in_order(load, images, min(workers, len(images)), lambda loaded: loaded, IF_KILLED)
-    else:
-        yield from one_ahead(map(load, images))
-    for todo in videos:
-        yield from one_ahead(load_frames(job, todo))
+@contextmanager
+def load_all(job: Job, todos: Todos, workers: int) -> Iterator[Iterator[Loaded]]:
+    """All images, then all frames of videos that are not finished; its workers end with the block."""
+    from proxyclip.evaluation.reading import one_ahead, read_ahead  # here: it needs torch
+
+    todo_images, videos = todos.parted()
+    images, order = Images(todo_images, job.max_pixels), range(len(todo_images))
+    frames = one_ahead(frame for todo in videos for frame in load_frames(job, todo))
+    with read_ahead(images, order, workers=min(workers, len(order)), advice=IF_KILLED) as loaded, closing(frames):
+        yield chain(loaded, frames)
 
 
-def load_image(todo: Todo, max_pixels: int) -> Loaded:
-    item = todo.item
-    loaded = Loaded(item.path, record_of(item), todo.missing)
-    try:
-        return loaded._replace(image=read_item(item.path, max_pixels))
-    except (InputError, NotFound) as error:
-        return loaded._replace(problem=str(error))
+class Images:
+    """`images[index]` is image number `index`, read. Picklable."""
+
+    def __init__(self, todos: Todos, max_pixels: int):
+        self.todos, self.max_pixels = todos, max_pixels
+
+    def __getitem__(self, index: int) -> Loaded:
+        todo = self.todos[index]
+        item = todo.item
+        loaded = Loaded(item.path, record_of(item), todo.missing)
+        try:
+            return loaded._replace(image=read_item(item.path, self.max_pixels))
+        except (InputError, NotFound) as error:
+            return loaded._replace(problem=str(error))
 
 
 def read_item(path: str, max_pixels: int) -> np.ndarray:

@@ -9,8 +9,6 @@ import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.counting import as_array
-from proxyclip.evaluation.prefetch import read_ahead
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.pictures.charts import Bar, bar_chart, narrowed, stack
 from proxyclip.pictures.panels import panels
@@ -23,18 +21,16 @@ from proxyclip.reports.summary import SCORES, format_score
 MOST_IMAGES, MOST_WIDTH = 8, 1600  # the worst images, and their width on the page in pixels
 
 
-def write_report(
-    folder: Path, run: dict, counts, samples, colours, predict, resize, published: dict, stage=None
-) -> Path:
+def write_report(folder: Path, run: dict, counts, samples, *, colours, predict, resize, published: dict) -> Path:
     """Writes report.html, per_class.png, confusions.png and worst.png into `folder`; returns the page.
 
-    run: of `log_entry`. counts: what `evaluate` returned for these samples, predict, resize and stage; the worst images
+    run: of `log_entry`. counts: what `evaluate` returned for these samples, predict and resize; the worst images
     are segmented once more. colours: (r, g, b) of each class. published: see `proxyclip.reports.published`. Raises
     InputError if the folder cannot be written to.
     """
     folder, classes = writable_folder(folder), list(run["per_class"])
     confusions = largest_confusions(counts.matrix, classes)
-    worst = worst_images(counts, samples, classes, colours, predict, resize, stage)
+    worst = worst_images(counts, samples, classes, colours=colours, predict=predict, resize=resize)
     images = charts(run, confusions, worst)
     page = render_page(run, confusions, worst, published)
     try:
@@ -45,20 +41,24 @@ def write_report(
         raise InputError(f"cannot write the report to {folder} ({error.strerror or error})") from None
 
 
-def worst_images(counts, samples, classes, colours, predict, resize, stage) -> list[tuple[str, Image.Image]]:
+def worst_images(counts, samples, classes, *, colours, predict, resize) -> list[tuple[str, Image.Image]]:
     """Titles and panels of the images with the lowest mIoU, lowest first."""
     scored = {
         stem: scores for stem, scores in counts.images.items() if scores[1] is not None and not np.isnan(scores[1])
     }
+    from proxyclip.evaluation.loop import LabelledImages  # here: tables of finished runs do not wait for torch
+    from proxyclip.evaluation.reading import read_ahead
+
     stems = sorted(scored, key=lambda stem: (scored[stem][1], stem))[:MOST_IMAGES]
     index = {item.stem: place for place, item in enumerate(samples.items)}
-    found = []
-    stream = read_ahead(samples, [index[stem] for stem in stems], resize, workers=0, stage=stage)
-    for ready, labels in predict(ready for ready in stream if not ready.problem):  # (H, W)
-        accuracy, iou = scored[ready.stem]
-        title = f"{to_text(ready.stem)}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
-        found.append((title, panels(ready.image, ready.label, as_array(labels), classes, colours)))
-    return found
+    with read_ahead(LabelledImages(samples, resize), [index[stem] for stem in stems]) as images:
+        worst = []
+        for image, labels in predict(image for image in images if not image.problem):  # (H, W)
+            accuracy, iou = scored[image.stem]
+            title = f"{to_text(image.stem)}: mIoU {iou:.1f}, pixel accuracy {accuracy:.1f}"
+            sheet = panels(image.pixels, image.label.numpy(), labels.cpu().numpy(), classes, colours)
+            worst.append((title, sheet))
+    return worst
 
 
 def charts(run: dict, confusions: list[Confusion], worst: list[tuple[str, Image.Image]]) -> dict[str, Image.Image]:

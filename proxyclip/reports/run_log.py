@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.metrics import ConfusionMatrix
+from proxyclip.evaluation.metrics import scores, seen_unseen
 from proxyclip.files import write_whole
 from proxyclip.reports.run_line import parse_run, to_plain, to_text
 
@@ -28,19 +28,20 @@ def log_entry(
     that zero-shot training leaves out. protocol: everything that the scores depend on. changed: field -> value of what
     this run changed from the standard protocol of its benchmark; {} for a standard run. started: "2026-01-31 12:00:00".
     """
-    confusion = ConfusionMatrix(len(classes), counts.matrix)
-    scores = confusion.scores()
-    figures = scores.pop("per_class")
+    averages = scores(counts.matrix)
+    figures = averages.pop("per_class")
     entry = {
         **names,
         "dataset": to_text(names["dataset"]),
         "model": to_text(names["model"]),
         "changed": changed,
         "images": len(counts.images),
-        **scores,
+        **averages,
         "seconds": round(counts.seconds, 3),
         "skipped": counts.skipped,
-        "zero_shot": {split: confusion.seen_unseen(map(classes.index, left_out)) for split, left_out in unseen.items()},
+        "zero_shot": {
+            split: seen_unseen(counts.matrix, map(classes.index, left_out)) for split, left_out in unseen.items()
+        },
         "per_class": {name: {key: figures[key][index] for key in figures} for index, name in enumerate(classes)},
         "started": started,
         "protocol": protocol,

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.evaluation.prefetch import Ready
 from proxyclip.files import file_name, usable, write_image
 from proxyclip.pictures.panels import panels
 
@@ -50,13 +49,13 @@ class PredictionWriter:
     predictions: Path | None = None
     panels: Path | None = None
 
-    def __call__(self, ready: Ready, labels: np.ndarray) -> None:
+    def __call__(self, image: "LabelledImage", labels: np.ndarray) -> None:  # noqa: F821  (it needs torch)
         if self.predictions:
             indices = labels.astype(np.uint8 if len(self.classes) <= 255 else np.uint16)
-            self.write(self.predictions, ready.stem, Image.fromarray(indices))
+            self.write(self.predictions, image.stem, Image.fromarray(indices))
         if self.panels:
-            sheet = panels(ready.image, ready.label, labels, self.classes, self.colours)
-            self.write(self.panels, ready.stem, sheet)
+            sheet = panels(image.pixels, np.asarray(image.label), labels, self.classes, self.colours)
+            self.write(self.panels, image.stem, sheet)
 
     def write(self, folder: Path, stem: str, image: Image.Image) -> None:
         path = usable(png_path(folder, stem))
