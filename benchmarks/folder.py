@@ -1,24 +1,20 @@
-"""`segment` on a folder, against calling `segment()` in a plain loop; memory over many images; start with a listing.
+"""`segment` on a folder, compared with calling `segment()` in a plain loop: time and memory.
 
-    python benchmarks/folder.py                        1000 generated JPEGs, the embedded models
-    python benchmarks/folder.py --images 200 --rounds 3
-    python benchmarks/folder.py --memory 5000          memory of the command while it runs
-    python benchmarks/folder.py --names 100000         seconds until the first of so many names is segmented
+    python benchmarks/folder.py                         350 generated JPEGs of 500 × 375 pixels, the embedded models
+    python benchmarks/folder.py --images 700 --processes 1 2
 
-The plain loop is what a user would write: `model.segment(path, classes).save(folder)` for each file. A second one
-writes the same files as `segment` instead: label images, and overlays as JPEG. Labels are compared. All ways run in
-turn, each in a process of its own, with whatever threads PyTorch takes.
+The loop is what a user would write: `model.segment(path, classes).save(folder)` for each file. All ways run in turn, in
+processes of their own, the start included; their labels are compared. Memory is what a command and its processes hold
+for themselves (Linux), from a tenth to nine tenths of its time.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +23,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cpu import processor  # noqa: E402
-from datasets import scenes  # noqa: E402
-from proxyclip.runtime import main_guard  # noqa: E402
+from benchmarks.measure import machine, row, table
+from datasets import scenes
 
 HEIGHT, WIDTH, DIFFERENT = 375, 500, 50  # so many different files; the others are links to them
 CLASSES = ", ".join(scenes.CLASSES)
@@ -37,40 +32,11 @@ LOOP = """
 import sys
 from pathlib import Path
 import proxyclip
-folder, out, classes, formats = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(", "), sys.argv[4]
-out.mkdir()
+images, out, classes = sys.argv[1:]
 model = proxyclip.load("mini", device="cpu")
-for path in sorted(folder.glob("*.jpg")):
-    result = model.segment(path, classes)
-    if formats == "save":
-        result.save(out, path.stem)
-    else:
-        result.label_image().save(out / f"{path.stem}_labels.png")
-        result.overlay().save(out / f"{path.stem}_overlay.jpg", quality=92)
+for path in sorted(Path(images).glob("*.jpg")):
+    model.segment(path, classes.split(", ")).save(out, path.stem)
 """
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--processes", nargs="*", type=int, default=[], help="also with so many processes")
-    parser.add_argument("--memory", type=int, metavar="IMAGES")
-    parser.add_argument("--names", type=int, metavar="N")
-    return parser.parse_args()
-
-
-@main_guard
-def main() -> None:
-    options = parse()
-    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {date.today()}")
-    with tempfile.TemporaryDirectory() as scratch:
-        if options.memory:
-            memory(Path(scratch), options.memory)
-        elif options.names:
-            start(Path(scratch), options.names)
-        else:
-            compare(Path(scratch), options)
 
 
 def generate(folder: Path, count: int) -> Path:
@@ -85,74 +51,23 @@ def generate(folder: Path, count: int) -> Path:
     return folder
 
 
-def compare(scratch: Path, options) -> None:
-    images, out = generate(scratch / "images", options.images), scratch / "out"
-    loop = [sys.executable, "-c", LOOP, str(images), str(scratch / "loop"), CLASSES]
-    ways = {"a loop with save()": [*loop, "save"], "a loop, same files": [*loop, "same"]}
-    ways["segment"] = command(images, out)
-    ways |= {f"segment --processes {n}": command(images, out, "--processes", str(n)) for n in options.processes}
-    seconds = {way: [] for way in ways}
-    for _ in range(options.rounds):
-        for way, arguments in ways.items():
-            shutil.rmtree(scratch / "loop" if way.startswith("a loop") else out, ignore_errors=True)
-            started = time.perf_counter()
-            subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            seconds[way].append(time.perf_counter() - started)
-            if not way.startswith("a loop"):
-                check(scratch / "loop", out / "labels", options.images)
-    ours = statistics.median(seconds["segment"])
-    for way, values in seconds.items():
-        middle = statistics.median(values)
-        each = ", ".join(f"{value:.1f}" for value in values)
-        speed = f"{options.images / middle:5.1f} images/s"
-        print(f"{way:<24} {speed}, segment is {middle / ours:.2f} times as fast  (seconds: {each})")
+def watch(command: list[str], out: Path) -> dict:
+    """Runs a command: seconds until its first file, and in all; MiB of memory in the middle of its time."""
+    shutil.rmtree(out, ignore_errors=True)
+    started, first, memory = time.perf_counter(), None, []
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if first is None and out.is_dir() and any(out.rglob("*.png")):
+            first = time.perf_counter() - started
+        memory.append(own_memory(process.pid))
+        time.sleep(0.5 if first else 0.05)
+    assert process.returncode == 0, f"{command} ended with exit code {process.returncode}"
+    seconds, edge = time.perf_counter() - started, len(memory) // 10
+    return {"seconds": seconds, "first": first or seconds, "memory": memory[edge : len(memory) - edge]}
 
 
-def command(images, out, *more) -> list[str]:
-    return [
-        sys.executable,
-        "segment.py",
-        str(images),
-        "--classes",
-        CLASSES,
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        *more,
-    ]
-
-
-def check(loop: Path, labels: Path, count: int) -> None:
-    """Both wrote the same labels, but for nearly tied pixels: which images share a batch changes the last bits."""
-    names = sorted(path.name for path in labels.glob("*.png"))
-    assert len(names) == count, f"{len(names)} of {count} images were segmented"
-    files = ((loop / f"{Path(name).stem}_labels.png", labels / name) for name in names[:DIFFERENT])
-    pairs = ([np.asarray(Image.open(file)) for file in pair] for pair in files)
-    differing = np.mean([np.not_equal(*pair).mean() for pair in pairs])
-    assert differing < 1e-5, f"{100 * differing:.4f} % of the labels differ"
-
-
-def memory(scratch: Path, count: int) -> None:
-    """The memory of all processes of the command together, over time."""
-    images = generate(scratch / "images", count)
-    run = subprocess.Popen(
-        command(images, scratch / "out"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    tenth, seen = count // 10, []
-    while run.poll() is None:
-        done = (
-            len(list((scratch / "out" / "overlays").glob("[0-9]*"))) if (scratch / "out" / "overlays").exists() else 0
-        )
-        if (len(seen) + 1) * tenth <= done < count:  # processes end with the last image
-            seen.append(own_memory(run.pid))
-            print(f"{done:>6} images: {seen[-1] / 2**20:.0f} MiB", flush=True)
-        time.sleep(0.2)
-    print(f"growth from one tenth to nine: {(seen[-1] - seen[0]) / 2**20:+.0f} MiB")
-
-
-def own_memory(pid: int) -> int:
-    """Bytes that a process and its children hold for themselves."""
+def own_memory(pid: int) -> float:
+    """MiB that a process and its children hold for themselves."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -160,28 +75,51 @@ def own_memory(pid: int) -> int:
         except OSError:  # it has just ended
             continue
         if pid in (int(lines["Pid"]), int(lines["PPid"])) and "RssAnon" in lines:
-            total += 1024 * int(lines["RssAnon"].split()[0])
-    return total
+            total += int(lines["RssAnon"].split()[0])
+    return total / 1024
 
 
-def start(scratch: Path, count: int) -> None:
-    images = generate(scratch / "images", DIFFERENT)
-    listing = scratch / "list.txt"
-    real = [str(images / f"{index:06d}.jpg") for index in range(DIFFERENT)]
-    listing.write_text("\n".join([*real, *(f"{images}/{index:07d}.jpg" for index in range(count - DIFFERENT))]))
-    started = time.perf_counter()
-    run = subprocess.Popen(
-        command(listing, scratch / "out", "--processes", "1"),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not any((scratch / "out").rglob("*.png")):
-        assert run.poll() is None
-        time.sleep(0.02)
-    print(f"{count} names: {time.perf_counter() - started:.1f} s until the first image is written")
-    run.kill()
-    run.wait()
+def check_labels(loop: Path, labels: Path, count: int) -> None:
+    """Both folders hold the same labels but for nearly tied pixels: a batch of another size changes the last bits."""
+    files = sorted(labels.glob("*.png"))
+    assert len(files) == count, f"{len(files)} of {count} images were segmented"
+    for file in files[:DIFFERENT]:
+        maps = [np.asarray(Image.open(one)) for one in (file, loop / f"{file.stem}_labels.png")]
+        assert np.not_equal(*maps).mean() < 1e-4, f"labels of {file.name} differ"
+
+
+def compare(options, scratch: Path) -> None:
+    images, outs = generate(scratch / "images", options.images), {"loop": scratch / "loop"}
+    commands = {"loop": [sys.executable, "-c", LOOP, str(images), str(outs["loop"]), CLASSES]}
+    for count in [0, *options.processes]:
+        way = f"segment --processes {count}" if count else "segment"
+        outs[way] = scratch / way
+        commands[way] = [sys.executable, "segment.py", str(images), "--classes", CLASSES, "--out", str(outs[way])]
+        commands[way] += ["--device", "cpu", *(["--processes", str(count)] if count else [])]
+    results = {way: [] for way in commands}
+    for _ in range(options.rounds):
+        for way, command in commands.items():
+            results[way].append(watch(command, outs[way]))
+            if way != "loop":
+                check_labels(outs["loop"], outs[way] / "labels", options.images)
+    print(table(["", "images/s", "speed", "first image", "memory"], []))
+    loop = statistics.median(one["seconds"] for one in results["loop"])
+    for way, rounds in results.items():
+        seconds, begun = (statistics.median(one[name] for one in rounds) for name in ("seconds", "first"))
+        memory = [value for one in rounds for value in one["memory"]]
+        span = f"{min(memory):.0f} to {max(memory):.0f} MiB"
+        print(row([way, f"{options.images / seconds:.1f}", f"{loop / seconds:.2f}×", f"{begun:.1f} s", span]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=350)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--processes", nargs="*", type=int, default=[], help="also with so many processes")
+    options = parser.parse_args(arguments)
+    print(f"{machine()}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        compare(options, Path(scratch))
 
 
 if __name__ == "__main__":

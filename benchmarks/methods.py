@@ -1,42 +1,44 @@
-"""All training-free methods under one protocol: mIoU on the synthetic scenes without and with PAMR, and what they cost.
+"""Training-free methods on the synthetic scenes under one protocol: scores, cost, and what settings do.
 
-    python benchmarks/methods.py --more work/mini/seed1                means over two training runs; half an hour
-    python benchmarks/methods.py --only naclip proxyclip --limit 100   some methods, the first 100 scenes
-    python benchmarks/methods.py --picture FILE.png --sheet FILE.xlsx  in addition: mIoU against cost, and a workbook
-    python benchmarks/methods.py --choose                              chooses settings on the scenes of "tune"
+    python benchmarks/methods.py --more work/mini/seed1             scores and cost, means over two trained pairs
+    python benchmarks/methods.py --methods clip maskclip proxyclip --limit 500 --without-cost
+    python benchmarks/methods.py --picture docs/methods.png         in addition: mIoU and seconds as a picture
+    python benchmarks/methods.py --settings gamma windows           one setting of ProxyCLIP changed at a time
+    python benchmarks/methods.py --choose --limit 60                what settings reach on the scenes of "tune"
 
-Scores: the embedded pair, 24 classes, scenes of 128 x 128 pixels. Windows, names, prompts and logit scale are the same
-for all methods. Each has the settings that were chosen for it on the split "tune" (--choose), which mini.json contains;
-the column "published settings" has those of its paper instead.
+Scores: the embedded pair (--more: and those of other training runs, written by tools/train_mini.py --out FOLDER), 24
+classes of one name each, scenes of 128 × 128 pixels. Windows, names, prompts and scale are the same for all methods.
+Each has the settings that were chosen for it on "tune", which mini.json contains; "published settings" are those of its
+paper. Two processes of one thread each.
 
-Cost: one image of 500 x 375 pixels, 21 classes, with a CLIP ViT-B/16 of random weights (and DINO ViT-B/8), one thread:
-seconds of processor time, the fastest of three, and the most memory beyond the loaded model. Every row is measured in a
-process of its own: scores two at a time, costs one at a time. Results are kept in --work: an interrupted run goes on.
+Cost: one image of 500 × 375 pixels with 21 classes, a CLIP ViT-B/16 of random weights, and DINO ViT-B/8 where a method
+needs it: processor time of one thread, the fastest of three.
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
+import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-from datasets import scenes  # noqa: E402
-from proxyclip.errors import InputError
-from proxyclip.files import writable_folder, write_json  # noqa: E402
-from proxyclip.methods import find_method, method_names  # noqa: E402
-from proxyclip.runtime import main_guard  # noqa: E402
-from proxyclip.vocabulary import Vocabulary  # noqa: E402
+from benchmarks.measure import in_a_process, machine, mean_of, measure, table
+from datasets import scenes
+from proxyclip.evaluation.metrics import confusion, scores
+from proxyclip.methods import _training_free, find_method, method_names
+from proxyclip.runtime import main_guard
+from proxyclip.vocabulary import Vocabulary
 
-# The published 8 and 16 are for larger images. Chosen on the split "tune" for all methods together.
-PAMR = {"scores": "pamr:dilations=2,4", "cost": "pamr"}
+SCORES = ("mIoU", "stuff", "things", "pixel accuracy")
+MINI = ROOT / "proxyclip" / "mini"
+PAMR = "pamr:dilations=2,4"  # the published 8 and 16 are for larger images; chosen on "tune" for all methods together
 GRIDS = {  # what --choose chooses from, in addition to the published settings
     "gem": [{"blocks": blocks, "iterations": steps} for blocks in (1, 2, 3) for steps in (0, 1)],
     "glaclip": [{"similarity": s, "gamma_growth": g} for s in (0.75, 0.9, 0.97) for g in (300.0, 1000.0, 3000.0)],
@@ -46,153 +48,185 @@ GRIDS = {  # what --choose chooses from, in addition to the published settings
     "scclip": [{"min_similarity": s, "class_weight": w} for s in (0.4, 0.6, 0.8, 0.9) for w in (0.0, 0.3)],
     "proxyclip": [{"beta": b, "gamma": g} for b in (1.0, 1.2, 1.4) for g in (3.0, 10.0, 20.0, 40.0)],
 }
-TUNE_SCENES, ROUNDS, SIZE, CLASSES = 60, 3, (375, 500), 21
+SETTINGS = {
+    "beta": {f"β {beta:g}": {"beta": beta} for beta in (0.0, 0.8, 1.0, 1.4, 1.6)},
+    "gamma": {f"γ {gamma:g}": {"gamma": gamma} for gamma in (1.0, 3.0, 10.0, 40.0, 80.0)},
+    "layer": {f"after block {layer} of 4": {"vfm_layer": layer} for layer in (1, 3, 4)},
+    "windows": {
+        "windows of 64, stride 64": {"stride": 64},
+        "windows of 64, stride 16": {"stride": 16},
+        "windows of 48, stride 24": {"crop": 48, "stride": 24},
+        "windows of 96, stride 32": {"crop": 96, "stride": 32},
+        "no windows: whole image at once": {"crop": 0},
+        "image at 96, windows of 64, stride 32": {"short_side": 96},
+        "image at 192, windows of 64, stride 32": {"short_side": 192},
+    },
+}
+
+
+def load(method: str, folder: Path, **options):
+    """The pair in a folder, with the settings in its mini.json."""
+    import proxyclip
+
+    stored = json.loads((folder / "mini.json").read_text())
+    chosen = {"clip": str(folder / "clip")} | stored["options"] | stored["methods"].get(method, {})
+    if find_method(method).NEEDS_VFM:
+        chosen |= {"vfm": f"dino:{folder / 'vfm'}", "vfm_layer": stored["vfm_layer"]}
+    return proxyclip.load(method=method, device="cpu", **chosen | options)
+
+
+def confusions(method: str, folder: Path, seeds: range, options: dict) -> np.ndarray:
+    """The confusion matrix of each scene: (S, K, K) int64."""
+    import torch
+
+    torch.set_num_threads(1)
+    drawn = [scenes.draw(seed) for seed in seeds]
+    model = load(method, folder, **options)
+    results = model.segment_each([image for image, _ in drawn], scenes.CLASSES)
+    return np.stack([confusion(one.labels, label, 24) for one, (_, label) in zip(results, drawn, strict=True)])
+
+
+def summary(matrix: np.ndarray) -> dict[str, float]:
+    """(K, K) -> mIoU over all classes, stuff and things, and pixel accuracy, in percent."""
+    every = scores(matrix)
+    iou, count = np.array(every["per_class"]["IoU"], float), len(scenes.STUFF)  # (K,), stuff first
+    values = every["mIoU"], np.nanmean(iou[:count]), np.nanmean(iou[count:]), every["aAcc"]
+    return dict(zip(SCORES, values, strict=True))
 
 
 def published(method: str) -> dict:
     """The settings of the paper, in place of those chosen for the embedded pair."""
-    from proxyclip.methods import _training_free
-
     shared = {entry.name for entry in fields(_training_free.Options)}
     return {entry.name: entry.default for entry in fields(find_method(method).Options) if entry.name not in shared}
 
 
-def chosen(method: str) -> dict:
-    """No settings but those of the embedded pair."""
-    return {}
+def difference(changed: list[np.ndarray], default: list[np.ndarray]) -> str:
+    """Change in mIoU in points, the mean over trainings, and its standard error over scenes (bootstrap)."""
+    random, count = np.random.default_rng(0), len(default[0])
+
+    def between(chosen) -> float:
+        pairs = zip(changed, default, strict=True)
+        return statistics.mean(scores(a[chosen].sum(0))["mIoU"] - scores(b[chosen].sum(0))["mIoU"] for a, b in pairs)
+
+    error = statistics.stdev(between(random.integers(0, count, count)) for _ in range(200))
+    return f"{round(between(np.arange(count)), 1) + 0.0:+.1f} ± {error:.1f}".replace("-", "−")
 
 
-def mean_scores(method: str, folder: Path | None, split: str, limit: int, options: str, pamr: bool = True) -> list:
-    """mIoU in percent, without and with PAMR. options: JSON."""
-    import torch
-
-    from benchmarks.scenes import load
-    from proxyclip.evaluation.metrics import confusion, scores
-    from proxyclip.refine import read_refinement
-    from proxyclip.segmentor import Sample
-
-    torch.set_num_threads(1)
-    vocabulary = Vocabulary.parse(scenes.CLASSES)
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(options).items()}
-    model = load(folder, method=method, **given)
-    refinements = [None, read_refinement(PAMR["scores"]).build()] if pamr else [None]
-    found = [np.zeros((len(scenes.CLASSES),) * 2, np.int64) for _ in refinements]  # (K, K) each
-    with torch.inference_mode():
-        text = model.encode_classes(vocabulary)
-        for image, ground_truth in map(scenes.draw, scenes.SPLITS[split][:limit]):
-            prepared = model.prepare(image)  # (3, h, w)
-            views = model.image_scores(prepared, text)
-            for matrix, model.refinement in zip(found, refinements, strict=True):
-                sample = Sample(prepared, image.shape[:2])
-                decided = model.decide(views, prepared, sample, vocabulary, rule=model.label_rule)
-                matrix += confusion(decided.labels.numpy(), ground_truth, len(scenes.CLASSES))
-    return [scores(matrix)["mIoU"] for matrix in found]
+def changes(pool, options, variants: dict[str, dict]) -> None:
+    """Prints a table: ProxyCLIP as it is, and with one option changed in each row."""
+    matrices = score(pool, options, [("proxyclip", settings) for settings in [{}, *variants.values()]])
+    rows = []
+    for title, one in zip(["default", *variants], matrices, strict=True):
+        means = [mean_of([summary(matrix.sum(0))[name] for matrix in one]) for name in SCORES[:3]]
+        rows.append([title, *means, "–" if title == "default" else difference(one, matrices[0])])
+    print(table(["", *SCORES[:3], "difference"], rows), end="\n\n", flush=True)
 
 
-def cost(method: str, refine: str) -> list:
-    """Seconds of processor time, MiB beyond the loaded model, and seconds with a refinement."""
-    import torch
+def score(pool, options, runs: list[tuple[str, dict]]) -> list[list[np.ndarray]]:
+    """The confusion matrices of all scenes (S, K, K), for each method with its settings, for each trained pair."""
+    jobs = [(method, folder, options.seeds, settings) for method, settings in runs for folder in options.trainings]
+    matrices, count = list(pool.map(confusions, *zip(*jobs, strict=True))), len(options.trainings)
+    return [matrices[first : first + count] for first in range(0, len(jobs), count)]
 
+
+def compare(pool, options) -> list[dict]:
+    """One row for each method: title, scores of all trainings for three kinds of settings, cost; the worst first."""
+    rows = []
+    for method in options.methods:
+        matrices = score(pool, options, [(method, published(method)), (method, {}), (method, {"refine": PAMR})])
+        scored = [[summary(matrix.sum(0)) for matrix in one] for one in matrices]
+        row = {"method": find_method(method).Method.method} | dict(
+            zip(("published", "own", "PAMR"), scored, strict=True)
+        )
+        if options.picture or not options.without_cost:
+            jobs = {"cost": {"method": method, "refine": None}, "PAMR's cost": {"method": method, "refine": "pamr"}}
+            row |= {name: in_a_process(__file__, job, threads=1) for name, job in jobs.items()}
+        rows.append(row)
+    return sorted(rows, key=lambda row: statistics.mean(one["mIoU"] for one in row["own"]))
+
+
+def cost(job: dict) -> dict:
+    """A process of its own: seconds of processor time for an image."""
     import proxyclip
-    from proxyclip.refine import read_refinement
 
-    torch.set_num_threads(1)
-    vfm = "dino-vitb8:random" if find_method(method).NEEDS_VFM else None
-    model = proxyclip.load(clip="ViT-B-16:random", vfm=vfm, method=method, templates=("a {}.",))
-    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    names, found = [f"name {index}" for index in range(CLASSES)], []
+    vfm = "dino-vitb8:random" if find_method(job["method"]).NEEDS_VFM else None
+    pair = {"clip": "ViT-B-16:random", "vfm": vfm, "device": "cpu", "templates": ("a {}.",)}
+    model = proxyclip.load(method=job["method"], refine=job["refine"], **pair)
+    image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    names = [f"name {index}" for index in range(21)]
     model.encode_classes(Vocabulary.parse(names))
-    loaded = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory so far is forgotten
-    for model.refinement in (None, read_refinement(refine).build()):
-        seconds = []
-        for _ in range(ROUNDS):
-            begun = time.process_time()
-            model.segment(image, names)
-            seconds.append(time.process_time() - begun)
-        found += [min(seconds), memory("VmHWM") - loaded]
-    return found[:3]
+    return {"seconds": min(measure(lambda: model.segment(image, names))["processor"] for _ in range(3))}
 
 
-def memory(entry: str) -> float:
-    """MiB of this process, as Linux counts them."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
-    return int(line.split()[1]) / 1024
+def report(rows: list[dict]) -> str:
+    columns = [("published", "mIoU"), *(("own", name) for name in SCORES), ("PAMR", "mIoU")]
+    cells = [[mean_of([one[name] for one in row[kind]]) for kind, name in columns] for row in rows]
+    titles = ["method", "mIoU, published settings", *SCORES, "mIoU with PAMR"]
+    if "cost" in rows[0]:
+        titles += ["s an image", "s with PAMR"]
+        for line, row in zip(cells, rows, strict=True):
+            line += [f"{row[name]['seconds']:.2f}" for name in ("cost", "PAMR's cost")]
+    return table(titles, [[row["method"], *line] for row, line in zip(rows, cells, strict=True)])
 
 
-def choose(pool, methods: list[str]) -> None:
-    """Prints what each method reaches on the split "tune" with each of its settings, and the best of them."""
-    best_of = {}
-    for method in methods:
-        settings = [published(method), *GRIDS.get(method, [])]
-        tasks = [(method, None, "tune", TUNE_SCENES, json.dumps(published(method) | one), False) for one in settings]
-        reached = [value for (value,) in pool.map(mean_scores, *zip(*tasks, strict=True))]
-        for one, value in zip(settings, reached, strict=True):
-            print(f"{method:<11}{value:6.2f}  {json.dumps(one)}", flush=True)
-        best = settings[reached.index(max(reached))]
-        best_of[method] = {name: value for name, value in best.items() if value != published(method)[name]}
-    print(json.dumps(best_of, indent=1))
+def picture(path: Path, rows: list[dict]) -> None:
+    """mIoU without and with PAMR on the left, seconds for an image on the right; one line per method."""
+    from matplotlib.figure import Figure
+
+    left, right = (figure := Figure((10, 5), layout="constrained")).subplots(1, 2, sharey=True)
+    titles = [row["method"] for row in rows]
+    for label, scored, paid in (("without refinement", "own", "cost"), ("with PAMR", "PAMR", "PAMR's cost")):
+        left.scatter([statistics.mean(one["mIoU"] for one in row[scored]) for row in rows], titles)
+        right.scatter([row[paid]["seconds"] for row in rows], titles, label=label)
+    left.set_xlabel("mIoU on the synthetic scenes, %")
+    right.set(xlabel="seconds for an image of 500×375 pixels (ViT-B/16, one thread)", xlim=0)
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle("Training-free methods under one protocol")
+    figure.savefig(path, dpi=100)
 
 
-class Kept:
-    """Results by what was computed, kept in a file, so that an interrupted run goes on where it was."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.results = json.loads(path.read_text()) if path.is_file() else {}
-
-    def all(self, pool, function, tasks: list[tuple]) -> dict:
-        """Task -> result of all tasks."""
-        keys = {task: f"{function.__name__} {task}" for task in tasks}
-        waiting = {pool.submit(function, *task): task for task, key in keys.items() if key not in self.results}
-        for future in as_completed(waiting):
-            self.results[keys[waiting[future]]] = future.result()
-            write_json(self.path, self.results)
-            print(f"{keys[waiting[future]]}: {future.result()}", file=sys.stderr, flush=True)
-        return {task: self.results[key] for task, key in keys.items()}
+def choose(pool, options) -> None:
+    """Prints what each method reaches with each of its settings."""
+    for method in options.methods:
+        grid = [{}, *GRIDS.get(method, [])]
+        matrices = score(pool, options, [(method, published(method) | settings) for settings in grid])
+        reached = [statistics.mean(scores(matrix.sum(0))["mIoU"] for matrix in one) for one in matrices]
+        for value, settings in sorted(zip(reached, map(json.dumps, grid), strict=True), reverse=True):
+            print(f"{method:<11}{value:6.2f}  {settings}", flush=True)
 
 
 @main_guard
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--more", type=Path, nargs="+", default=[], metavar="FOLDER", help="more training runs")
-    parser.add_argument("--only", nargs="+", choices=method_names(), default=method_names(), metavar="METHOD")
-    parser.add_argument("--limit", type=int, default=200, metavar="N", help="first N test scenes (default: 200)")
-    parser.add_argument("--choose", action="store_true", help='only choose settings on the scenes of "tune"')
-    parser.add_argument("--work", type=Path, default=Path("work/methods"), help="folder for results so far")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="mIoU against cost")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="the table as a workbook")
-    options = parser.parse_args()
-    if options.limit < 1:
-        raise InputError(f"--limit must be at least 1, not {options.limit}")
-    spawn, trainings = multiprocessing.get_context("spawn"), [None, *options.more]
-    kept = Kept(writable_folder(options.work) / "methods.json")
-    with ProcessPoolExecutor(2, spawn) as pool:
+    add = parser.add_argument
+    add("--methods", nargs="+", choices=method_names(), default=method_names(), metavar="METHOD")
+    add("--more", type=Path, nargs="+", default=[], metavar="FOLDER", help="pairs of other training runs")
+    add("--limit", type=int, default=200, metavar="N", help="the first N scenes (default: 200)")
+    add("--without-cost", action="store_true")
+    add("--picture", type=Path, metavar="FILE")
+    add("--settings", nargs="+", choices=SETTINGS, metavar="TABLE", help=", ".join(SETTINGS))
+    add("--choose", action="store_true")
+    add("--one", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(cost(options.one)))
+        return
+    options.trainings = [MINI, *options.more]
+    options.seeds = scenes.SPLITS["tune" if options.choose else "test"][: options.limit]
+    print(f"{machine()}; {len(options.seeds)} scenes, {len(options.trainings)} training runs\n")
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         if options.choose:
-            choose(pool, options.only)
+            choose(pool, options)
+        for name in options.settings or ():
+            changes(pool, options, SETTINGS[name])
+        if options.choose or options.settings:
             return
-        every = itertools.product(trainings, (chosen, published), options.only)
-        tasks = [(method, run, "test", options.limit, json.dumps(settings(method))) for run, settings, method in every]
-        scores = kept.all(pool, mean_scores, tasks)
-    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-        costs = kept.all(pool, cost, [(method, PAMR["cost"]) for method in options.only])
-    from benchmarks.cpu import processor
-    from benchmarks.methods_report import Row, markdown, picture, sheet
-
-    rows = []
-    for method in options.only:
-        own = [
-            [scores[method, run, "test", options.limit, json.dumps(settings(method))] for run in trainings]
-            for settings in (published, chosen)
-        ]
-        found = [plain for plain, _ in own[0]], [plain for plain, _ in own[1]], [refined for _, refined in own[1]]
-        rows.append(Row(find_method(method).Method.method, *found, *costs[method, PAMR["cost"]]))
-    rows.sort(key=lambda row: row.mean("plain"))
-    print(f"{processor()}; {options.limit} scenes, {len(trainings)} training runs\n\n{markdown(rows)}")
+        rows = compare(pool, options)
+    print(report(rows))
     if options.picture:
-        print(picture(options.picture, rows))
-    if options.sheet:
-        print(sheet(options.sheet, rows))
+        picture(options.picture, rows)
 
 
 if __name__ == "__main__":

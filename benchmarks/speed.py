@@ -1,145 +1,129 @@
-"""Time and memory compared with a step-by-step implementation, on full-size models with random weights.
+"""Time and memory of full-size models with random weights, compared with the direct way.
 
-    python benchmarks/speed.py                    three tasks, each step by step, in fp32 and in bf16 (about 10 minutes)
-    python benchmarks/speed.py --tasks small      only the 500x375 image
-    python benchmarks/speed.py --parts            attention and linear layers, compared with PyTorch's own kernels
-    python benchmarks/speed.py --method           the training-free methods, compared with MaskCLIP; or name some
-    python benchmarks/speed.py --backend openvino OpenVINO compared with PyTorch, needs pip install .[openvino]
-    python benchmarks/gpu.py                      on an accelerator
+    python benchmarks/speed.py                                    the README's table, about 15 minutes
+    python benchmarks/speed.py --methods maskclip --tasks small --rounds 1
+    python benchmarks/speed.py --against FOLDER --without-direct  another checkout of this repository, in turn
+    python benchmarks/speed.py --device cuda                      on a GPU
+    python benchmarks/speed.py --backend openvino --threads 1     OpenVINO in turn; needs pip install '.[openvino]'
+    python benchmarks/speed.py --methods glaclip --tasks whole    the memory of a method that looks at whole images
 
-Nothing is downloaded. The first line names the processor, because the ratios depend on it. All variants run in every
-round, so that changes in the speed of the machine affect all of them; the ratios are medians over rounds. Random
-weights do not change the time. They do change the labels: probabilities of random models are nearly tied, so bf16
-changes far more pixels than with trained weights.
+The direct way is tests/step_by_step.py: explicit softmax attention, one window at a time, and score maps of all classes
+at full size. CLIP ViT-B/16, DINO ViT-B/8 where a method needs it. A measurement is one image, from its pixels to its
+labels, by the `proxyclip` of the current folder. The text embeddings are random, so encoding names is no part of it.
+With random weights the time is that of trained ones, but probabilities are nearly tied, so bf16 changes more labels.
 """
 
 import argparse
-import resource
-import statistics
-import subprocess
+import itertools
+import json
+import os
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import cv2
+import numpy as np
 
-import torch  # noqa: E402
+HERE = Path.cwd() if (Path.cwd() / "proxyclip").is_dir() else Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(HERE), str(HERE / "tests")]
 
-from benchmarks.backend_speed import compare_backends  # noqa: E402
-from benchmarks.cpu import parts, processor, product_speed  # noqa: E402
-from benchmarks.method_speed import compare_methods  # noqa: E402
-from benchmarks.subject import TASKS, Subject, blobs, transformer_flop  # noqa: E402
-from proxyclip.images import scaled_size  # noqa: E402
-from proxyclip.methods import method_names  # noqa: E402
-from proxyclip.runtime import main_guard  # noqa: E402
+from measure import TITLES, cells, compare, machine, measure, row, table
 
-
-@dataclass
-class Measurements:
-    """One task in one variant: seconds of each round, in total and inside the transformers, and the labels."""
-
-    seconds: list[float]
-    inside: list[float]
-    labels: torch.Tensor | None = None
+TASKS = {  # size of the image, number of classes, size that it is resized to
+    "small": ((375, 500), 20, (336, 448)),  # 2 windows
+    "large150": ((683, 1024), 150, (448, 672)),  # 8 windows
+    "large847": ((683, 1024), 847, (448, 672)),
+    "whole": ((683, 1024), 150, (683, 1024)),  # 40 windows
+}
+DIRECT = {"clip": "vanilla", "maskclip": "values", "proxyclip": "proxy"}  # method -> its name in step_by_step.py
 
 
-WAYS = ("step by step", "engine fp32", "engine bf16")
+def one(job: dict) -> dict:
+    """A process of its own: the time and the memory of one image, and one label in sixteen."""
+    import torch
+
+    import proxyclip
+    from proxyclip.methods import find_method
+
+    size, classes, resized = TASKS[job["task"]]
+    names, labels, device = [f"name {index}" for index in range(classes)], [], job["device"]
+    model = proxyclip.load(
+        clip="ViT-B-16:random", vfm="dino-vitb8:random" if find_method(job["method"]).NEEDS_VFM else None,
+        method=job["method"], short_side=0 if resized == size else min(resized), templates=("{}",), device=device,
+        **job["options"],
+    )  # fmt: skip
+    text = torch.randn(classes, model.clip.visual.proj.shape[1], generator=torch.Generator().manual_seed(1))
+    text = torch.nn.functional.normalize(text, dim=1).to(device)  # (Q, E)
+    model.encode_classes = lambda vocabulary: text
+
+    @torch.inference_mode()
+    def run(image: np.ndarray) -> None:
+        labels.append(direct(image) if job["direct"] else model.segment(image, names).labels)
+
+    def direct(image: np.ndarray) -> np.ndarray:
+        import step_by_step
+
+        pair, sides = (model.clip, getattr(model, "vfm", None)), (model.windows.crop, model.windows.stride)
+        with torch.device(device):  # for the tensors that it makes
+            small = torch.tensor(cv2.resize(image, resized[::-1])).permute(2, 0, 1) / 255  # (3, h, w)
+            kind = DIRECT[job["method"]]
+            return step_by_step.segment(*pair, text, range(classes), small, *sides, size, attention_kind=kind)[0].cpu()
+
+    run(photograph((336, 336)))  # what the first image of a process takes in addition
+    image = photograph(size)
+    return measure(lambda: run(image)) | {"labels": labels[-1][::4, ::4].tolist()}
 
 
-def measure(names: list[str], subjects: dict[str, Subject], rounds: int) -> dict[tuple[str, str], Measurements]:
-    """Every task in every variant, `rounds` times; tasks of one variant run in sequence."""
-    found = {(name, way): Measurements([], []) for way in WAYS for name in names}
-    images = {name: blobs(TASKS[name]) for name in names}
-    for _ in range(rounds):
-        for (name, way), one in found.items():
-            subject = subjects["bf16" if way.endswith("bf16") else "fp32"]
-            run = subject.step_by_step if way == "step by step" else subject.engine
-            subject.transformers.seconds = 0.0
-            start = time.perf_counter()
-            one.labels = run(TASKS[name], images[name])
-            one.seconds.append(time.perf_counter() - start)
-            one.inside.append(subject.transformers.seconds)
-    return found
+def photograph(size: tuple[int, int]) -> np.ndarray:
+    """Smooth blobs, (H, W, 3) uint8."""
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def report(name: str, found: dict[tuple[str, str], Measurements], model) -> None:
-    """The three variants of one task; ratios are medians over rounds."""
-    task = TASKS[name]
-    windows = model.windows.count(scaled_size(task.height, task.width, task.short_side))
-    print(f"\n{name}: {task.width}x{task.height}, {task.classes} classes, {windows} windows of 336x336")
-    plain = found[name, WAYS[0]]
-    print(f"  {WAYS[0]:<13}{statistics.median(plain.seconds):8.2f} s")
-    for way in WAYS[1:]:
-        one = found[name, way]
-        outside = statistics.median(1 - b / a for a, b in zip(one.seconds, one.inside, strict=True))
-        changed = (one.labels != plain.labels).float().mean()
-        flop = transformer_flop(model, windows) / statistics.median(one.inside) / 1e9
-        print(
-            f"  {way:<13}{statistics.median(one.seconds):8.2f} s   {ratio(plain, one):.2f}x"
-            f"   outside the transformers {outside:.1%}   {flop:.0f} GFLOP/s in them   pixels changed {changed:.4%}"
-        )
+def ways(options, method: str, task: str) -> dict[str, dict]:
+    """Title -> what `one` needs to know, and the folder it runs in."""
+    shared = {"method": method, "task": task, "device": options.device, "folder": str(HERE), "direct": False}
+    jobs = {}
+    if method in DIRECT and not options.without_direct:
+        jobs["direct"] = shared | {"direct": True, "options": {"precision": "fp32"}}
+    for precision in options.precisions:
+        jobs[precision] = shared | {"options": {"precision": precision}}
+        if options.backend:
+            chosen = {"precision": precision, "backend": options.backend}
+            jobs[f"{precision}, {options.backend}"] = shared | {"options": chosen}
+        if options.against:
+            jobs[f"{precision}, there"] = jobs[precision] | {"folder": str(options.against.resolve())}
+    return jobs
 
 
-def ratio(a: Measurements, b: Measurements) -> float:
-    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
-
-
-def peak_memory(task: str, precision: str) -> float:
-    """Peak resident memory in GiB of a process that segments one image."""
-    command = [sys.executable, __file__, "--one", task, "--precision", precision]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def one(task: str, precision: str) -> None:
-    Subject(precision).engine(TASKS[task], blobs(TASKS[task]))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-
-
-def compare(names: list[str], rounds: int) -> None:
-    print(processor())
-    speeds = {"fp32": product_speed(torch.float32), "bf16": product_speed(torch.bfloat16)}
-    print("4096³ matrix product: " + ", ".join(f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in speeds.items()))
-    # Before this process grows: Linux counts a parent's memory at the start of a child as the child's own peak.
-    memory = {(name, precision): peak_memory(name, precision) for name in names for precision in speeds}
-    subjects = {precision: Subject(precision) for precision in speeds}
-    with torch.inference_mode():
-        for subject in subjects.values():
-            subject.engine(TASKS["small"], blobs(TASKS["small"]))  # the first run of a process also allocates and tunes
-        found = measure(names, subjects, rounds)
-    for name in names:
-        report(name, found, subjects["fp32"].model)
-    print()
-    if {"large150", "large847"} <= {*names}:
-        more = ratio(found["large847", "engine fp32"], found["large150", "engine fp32"]) - 1
-        print(f"847 classes cost {more:.1%} more than 150 in fp32")
-    for (name, precision), peak in memory.items():
-        print(f"peak memory of {name} in {precision}: {peak:.2f} GiB")
-
-
-@main_guard
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", action="store_true")
-    parser.add_argument("--method", nargs="*", choices=method_names())
-    parser.add_argument("--backend", choices=["openvino"])
-    parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
-    parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        one(args.one, args.precision)
-    elif args.method is not None:
-        compare_methods(args.method or method_names(), args.rounds)
-    elif args.backend:
-        compare_backends(args.backend, args.rounds)
-    elif args.parts:
-        print(processor())
-        parts()
-    else:
-        compare(args.tasks, args.rounds)
+    add = parser.add_argument
+    add("--methods", nargs="+", default=["proxyclip", "maskclip"], metavar="METHOD")
+    add("--tasks", nargs="+", choices=TASKS, default=["small", "large150", "large847"])
+    add("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    add("--rounds", type=int, default=3)
+    add("--threads", type=int, default=os.cpu_count(), help="of each process (default: all cores)")
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--backend", choices=("openvino",))
+    add("--against", type=Path, metavar="FOLDER", help="another checkout, in turn with the one of the current folder")
+    add("--without-direct", action="store_true", help="compare with the first precision instead")
+    add("--one", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return
+    if options.against and not (options.against / "proxyclip").is_dir():
+        parser.error(f"--against {options.against}: there is no folder proxyclip in it")
+    print(f"{machine()}, {options.threads} threads, {options.rounds} rounds\n")
+    print(table(["", "way", *TITLES, "labels that differ"], []), flush=True)
+    for method, task in itertools.product(options.methods, options.tasks):
+        (height, width), classes, _ = TASKS[task]
+        results = compare(__file__, ways(options, method, task), options.rounds, options.threads)
+        first = next(iter(results.values()))
+        for way, rounds in results.items():
+            differing = np.not_equal(rounds[0]["labels"], first[0]["labels"]).mean()
+            subject = f"{method}, {width}×{height}, {classes} classes"
+            print(row([subject, way, *cells(rounds, first), f"{differing:.2%}"]), flush=True)
 
 
 if __name__ == "__main__":

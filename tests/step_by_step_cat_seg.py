@@ -2,7 +2,7 @@
 
 All classes go through every layer as one batch, with the guidance of an image repeated for each of its classes, window
 masks and attention matrices written out, and padding that really takes part. Dropout has no place here. The head of
-`heads/cat_seg.py` is held against it in the tests, and its speed in benchmarks/cat_seg.py.
+`heads/cat_seg.py` is held against it in the tests.
 
 Shapes: B images, T classes, P prompts per class, E joint embedding width, C hidden width, D width of CLIP's image
 tower, G width of a guidance, h × w patches, N = h * w. `state`: published name -> tensor.

@@ -2,7 +2,7 @@
 
 Attention with the matrix of all pairs of tokens, losses on maps of all classes at full resolution, Sinkhorn's algorithm
 with a look at the host after each iteration. It reads the weights of a head of `heads/` and nothing else of it, and has
-no dropout. The heads are held against it in the tests, and their speed in benchmarks/train_speed.py.
+no dropout. The heads are held against it in the tests, and their speed in benchmarks/heads.py.
 """
 
 import math

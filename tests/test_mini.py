@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_clip
+import torch
 
 import proxyclip
 from datasets import scenes
@@ -37,6 +38,24 @@ def test_the_proxy_attention_helps(samples):
     assert proxy > 65
     assert proxy > value + 5
     assert value > vanilla + 20
+
+
+def test_the_vfm_tells_instances_apart():
+    """Two patches of one instance are more similar than two of different ones: the share of such pairs of pairs."""
+    vfm, shares = proxyclip.load("mini").vfm, []
+    for seed in SEEDS[:4]:
+        scene = scenes.compose(seed)
+        image = torch.from_numpy(scene.image[:64, :64]).permute(2, 0, 1)[None] / 255  # (1, 3, 64, 64)
+        patches = scene.instances[:64, :64].reshape(16, 4, 16, 4).swapaxes(1, 2).reshape(256, 16)
+        whole = np.flatnonzero((patches == patches[:, :1]).all(1))  # patches of one instance each
+        with torch.inference_mode():
+            features = torch.nn.functional.normalize(vfm(image)[0].flatten(1)[:, whole], dim=0)  # (C, N)
+        first, second = np.triu_indices(len(whole), 1)
+        similarity, owner = (features.T @ features).numpy()[first, second], patches[whole, 0]
+        same, order = owner[first] == owner[second], similarity.argsort()
+        below = np.cumsum(~same[order])[same[order]]  # for each pair of one instance, how many others are less similar
+        shares.append(below.mean() / (~same).sum())
+    assert np.mean(shares) > 0.94
 
 
 def test_half_precision_changes_little(samples):

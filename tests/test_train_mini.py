@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from datasets import scenes
 from proxyclip.backbones import build_clip as load_clip
 from proxyclip.backbones import vfm
 from proxyclip.backbones.checkpoints import import_library
-from tools import mini_clip, mini_data, mini_loop, mini_vfm, mini_words
+from tools import mini_clip, mini_data, mini_vfm, mini_words, train_mini
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "proxyclip" / "mini"
@@ -22,7 +20,7 @@ SHIPPED = ROOT / "proxyclip" / "mini"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return mini_data.Scenes(mini_data.draw_once(tmp_path_factory.mktemp("data"), 24, workers=1))
+    return mini_data.Scenes(mini_data.generate_once(tmp_path_factory.mktemp("data"), 24, workers=1))
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +31,14 @@ def vocabulary(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reader(vocabulary):
-    return mini_words.Reader(vocabulary, context=32)
+def tokenizer(vocabulary):
+    return import_library("open_clip.tokenizer").SimpleTokenizer(str(vocabulary))
 
 
 @pytest.fixture
-def lesson(reader):
+def lesson(tokenizer):
     torch.manual_seed(0)
-    config = mini_clip.model_config(reader.tokenizer.vocab_size, "unused")
+    config = mini_clip.model_config(tokenizer.vocab_size, "unused")
     return mini_clip.Lesson(mini_clip.new_clip(config))
 
 
@@ -55,12 +53,6 @@ def test_vocabulary_splits_known_words_as_the_full_one_does(vocabulary, tmp_path
     assert vocabulary.read_bytes()[4:8] == bytes(4)  # no time of writing in it: the same bytes every time
     mini_words.write_vocabulary(tmp_path / "again.gz")
     assert (tmp_path / "again.gz").read_bytes() == vocabulary.read_bytes()
-
-
-def test_reader_gives_open_clips_tokens(reader):
-    texts = [scenes.compose(seed).caption for seed in range(20_000, 20_050)] + ["a photo of a grey toy ball."]
-    tokens = reader(texts)
-    assert (tokens == reader.tokenizer(texts, context_length=32)[:, : tokens.shape[1]]).all()
 
 
 def test_drawn_scenes_are_the_generators(data):
@@ -114,7 +106,7 @@ def test_training_sees_what_the_engine_uses(lesson):
     crops = torch.rand(2, 3, 64, 64)
     engine = load_clip.DenseCLIP(lesson.clip.eval(), None, mini_clip.MEAN, mini_clip.DEVIATION, "tiny")
     with torch.inference_mode():
-        whole, patches = lesson.see((crops - lesson.mean) / lesson.deviation)
+        whole, patches = lesson.embed_images((crops - lesson.mean) / lesson.deviation)
         expected = engine.project(engine.values(crops).flatten(2).mT)
         assert torch.allclose(patches, torch.nn.functional.normalize(expected, dim=-1), atol=1e-5)
         image = lesson.clip.encode_image((crops - lesson.mean) / lesson.deviation, normalize=True)
@@ -122,23 +114,17 @@ def test_training_sees_what_the_engine_uses(lesson):
         tokens = torch.randint(1, 2000, (3, 32))
         tokens[range(3), [9, 6, 3]] = lesson.clip.vocab_size - 1  # where each text ends
         expected = lesson.clip.encode_text(tokens, normalize=True)
-        assert torch.allclose(lesson.read(tokens[:, :10]), expected, atol=1e-5)
+        assert torch.allclose(lesson.embed_texts(tokens[:, :10]), expected, atol=1e-5)
 
 
-def test_clip_learns(lesson, data, reader, tmp_path, monkeypatch):
+def test_clip_learns(lesson, data, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(mini_clip, "BATCH", 32)
-    batches = [mini_clip.make_batch(data, reader, 0, step) for step in range(12)]
+    batches = [mini_clip.make_batch(data, tokenizer, 0, step) for step in range(12)]
     batch = next(batch for batch in batches if "captions" not in batch)
-    losses = []
-
-    def step(batch):
-        loss, numbers = lesson(batch)
-        losses.append(numbers["patch"])
-        return loss, numbers
-
-    optimizer = mini_loop.adamw(lesson, 2e-3, (0.9, 0.98))
-    mini_loop.train("test", lesson, optimizer, lambda step: batch, step, 25, tmp_path / "clip.pt")
-    assert losses[-1] < 0.75 * losses[0]
+    before = lesson(batch)[1]["patch"]
+    optimizer = train_mini.adamw(lesson, 2e-3, (0.9, 0.98))
+    train_mini.train("test", lesson, optimizer, lambda step: batch, 25, tmp_path / "clip.pt")
+    assert lesson(batch)[1]["patch"] < 0.75 * before
     wide = next(batch for batch in batches if "captions" in batch)
     assert "caption" in lesson(wide)[1]
 
@@ -176,7 +162,7 @@ def test_repainting_puts_the_patches_back_in_their_places(data):
         visible, hidden = order[crop, :64], order[crop, 64:]
         assert (restored[crop, visible] == patches[crop, visible]).all() and (restored[crop, hidden] == 9).all()
     images = data.cut(data.places(np.random.default_rng(0), 2, 64, 0), 64, 64)
-    loss, _ = mini_vfm.Repainting(mini_vfm.new_vfm())(images)
+    loss, _ = mini_vfm.Reconstruction(mini_vfm.new_vfm())(images)
     assert loss.requires_grad and 0 < loss.item() < 10
 
 
@@ -196,20 +182,26 @@ def test_places_of_patches_are_those_of_their_pixels():
             assert 0.75 < slope < 1.3  # the light changes it a little, a wrong side would change it more
 
 
+class Noisy(torch.nn.Linear):
+    """A lesson with random numbers; it is interrupted at the batch `stop_at`."""
+
+    stop_at = None
+
+    def forward(self, batch):
+        if batch == self.stop_at:
+            raise KeyboardInterrupt
+        return (super().forward(torch.randn(2, 4)) - batch).square().mean(), {}
+
+
 def test_goes_on_after_a_stop_as_if_never_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(mini_loop, "EVERY", 2)
+    monkeypatch.setattr(train_mini, "EVERY", 2)
 
     def run(file, stop_at=None):
         torch.manual_seed(0)
-        module = torch.nn.Linear(4, 4)
-
-        def loss_of(batch):
-            if batch == stop_at:
-                raise KeyboardInterrupt
-            return (module(torch.randn(2, 4)) - batch).square().mean(), {}
-
-        optimizer = mini_loop.adamw(module, 0.1, (0.9, 0.98))
-        mini_loop.train("test", module, optimizer, lambda step: step, loss_of, 9, tmp_path / file)
+        module = Noisy(4, 4)
+        module.stop_at = stop_at
+        optimizer = train_mini.adamw(module, 0.1, (0.9, 0.98))
+        train_mini.train("test", module, optimizer, lambda step: step, 9, tmp_path / file)
         return module.weight
 
     expected = run("straight.pt")
@@ -218,13 +210,13 @@ def test_goes_on_after_a_stop_as_if_never_stopped(tmp_path, monkeypatch):
     assert torch.equal(run("stopped.pt"), expected)
 
 
-def test_smoke_run_of_the_whole_chain(tmp_path):
-    command = [sys.executable, "tools/train_mini.py", "--all", "--smoke", "--threads", "1"]
-    command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+def test_smoke_run_of_the_whole_chain(tmp_path, capsys):
+    command = ["--all", "--smoke", "--threads", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    train_mini.main(command)
+    assert "generating scenes" in capsys.readouterr().err
     _check_files(tmp_path / "out")
-    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
-    assert "drawing" not in again.stderr  # what is done is not done again
+    train_mini.main(command)
+    assert "generating scenes" not in capsys.readouterr().err  # what is complete is not done again
 
 
 @pytest.mark.skipif(not (SHIPPED / "mini.json").exists(), reason="the embedded models are not trained yet")
@@ -258,13 +250,11 @@ def _check_files(folder):
         ([], "nothing to do"),
         (["--all", "--seed", "-1"], "--seed must be 0 or more"),
         (["--all", "--clip-samples", "0"], "--clip-samples must be 1 or more"),
-        (["--all", "--out", "{}/file/out"], "cannot write to the folder"),
+        (["--all", "--out", "{}/file/out"], "cannot create the output folder"),
         (["--write", "--work", "{}/empty", "--out", "{}/out"], "there is no checkpoint"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, sentence):
-    from tools import train_mini
-
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stopped:
         train_mini.main([argument.format(tmp_path) for argument in arguments])

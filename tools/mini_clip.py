@@ -9,7 +9,6 @@ B crops, T phrases, N patches, D width, E joint embedding.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,33 +19,25 @@ from datasets import scenes
 from proxyclip.backbones.checkpoints import import_library
 from tools import mini_words
 from tools.mini_data import Scenes, crop_batch
-from tools.mini_loop import adamw, train
 
 CROP, PATCH = 64, 8
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # every CLIP's
 LARGE, SMALL = (40, 128), (26, 49)  # sides of the crops in the scene, in pixels
 BATCH = 128
-LEARNING_RATE = 1.5e-3
 SMALL_SHARE = 0.75  # of the batches: close-up views train patches, wide views train scenes
 DENSE_WEIGHT = 2.0
 
 
-def model_config(vocabulary_size, vocabulary_file):
+def model_config(vocabulary_size: int, vocabulary_file: str) -> dict:
+    text = {"context_length": mini_words.CONTEXT, "vocab_size": vocabulary_size, "width": 128, "heads": 4, "layers": 2}
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": CROP, "layers": 6, "width": 128, "head_width": 32, "patch_size": PATCH},
-        "text_cfg": {
-            "context_length": 32,
-            "vocab_size": vocabulary_size,
-            "width": 128,
-            "heads": 4,
-            "layers": 2,
-            "tokenizer_kwargs": {"bpe_path": vocabulary_file},
-        },
+        "text_cfg": text | {"tokenizer_kwargs": {"bpe_path": vocabulary_file}},
     }
 
 
-def new_clip(config):
+def new_clip(config: dict):
     """An open_clip model with random weights."""
     text = {name: value for name, value in config["text_cfg"].items() if name != "tokenizer_kwargs"}
     return import_library("open_clip").CLIP(config["embed_dim"], config["vision_cfg"], text)
@@ -67,28 +58,30 @@ class Lesson(nn.Module):
 
     def forward(self, batch):
         images = (batch["images"].to(self.mean.device).float() / 255 - self.mean) / self.deviation  # (B, 3, r, r)
-        whole, patches = self.see(images)  # (B, E), (B, N, E)
-        phrases = self.read(batch["phrases"])  # (T, E)
+        whole, patches = self.embed_images(images)  # (B, E), (B, N, E)
+        phrases = self.embed_texts(batch["phrases"])  # (T, E)
         targets, counted = batch["targets"].to(whole.device), batch["counted"].to(whole.device)  # (B, T)
-        odds = self.usual_odds(targets)  # (T)
+        odds = self.prior_odds(targets)  # (T)
 
-        answers = self.image_scale.exp() * whole @ phrases.T + self.image_bias + odds  # (B, T)
-        image_loss = _sigmoid_loss(answers, targets, counted)
+        logits = self.image_scale.exp() * whole @ phrases.T + self.image_bias + odds  # (B, T)
+        image_loss = _sigmoid_loss(logits, targets, counted)
         similarity = patches @ phrases.T  # (B, N, T)
         sharpness = 10.0 if similarity.shape[1] <= 16 else 15.0
         best = torch.logsumexp(similarity * sharpness, 1) - math.log(similarity.shape[1])  # (B, T)
-        answers = self.patch_scale.exp() * best / sharpness + self.patch_bias + odds  # (B, T)
-        patch_loss = _sigmoid_loss(answers, targets, counted)
+        logits = self.patch_scale.exp() * best / sharpness + self.patch_bias + odds  # (B, T)
+        patch_loss = _sigmoid_loss(logits, targets, counted)
 
         loss, numbers = image_loss + DENSE_WEIGHT * patch_loss, {"image": image_loss.item(), "patch": patch_loss.item()}
         if "captions" in batch:
-            logits = self.clip.logit_scale.exp().clamp(max=100) * whole @ self.read(batch["captions"]).T  # (B, B)
-            own = torch.arange(len(logits), device=logits.device)
-            contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+            logits = (
+                self.clip.logit_scale.exp().clamp(max=100) * whole @ self.embed_texts(batch["captions"]).T
+            )  # (B, B)
+            pairs = torch.arange(len(logits), device=logits.device)
+            contrast = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
             loss, numbers["caption"] = loss + contrast, contrast.item()
         return loss, numbers
 
-    def usual_odds(self, targets):
+    def prior_odds(self, targets):
         """The log-odds of each phrase: classes from a running average, phrases with colours from this batch."""
         classes = len(self.frequency)
         if self.training:
@@ -96,7 +89,7 @@ class Lesson(nn.Module):
         frequency = torch.cat([self.frequency, targets[:, classes:].mean(0) * 0.5 + 0.01])
         return torch.logit(frequency.clamp(0.005, 0.9))
 
-    def read(self, tokens):
+    def embed_texts(self, tokens):
         """Text embeddings (T, E) of tokens (T, L); texts need not be padded to the whole context."""
         clip = self.clip
         tokens = tokens.to(clip.positional_embedding.device)
@@ -106,7 +99,7 @@ class Lesson(nn.Module):
         x = x[torch.arange(len(x)), tokens.argmax(1)] @ clip.text_projection  # (T, E)
         return F.normalize(x.float(), dim=-1)
 
-    def see(self, images):
+    def embed_images(self, images):
         """Image embeddings (B, E) and the patches' value-path embeddings (B, N, E), all of unit length."""
         tower = self.clip.visual
         x = tower.conv1(images)  # (B, D, h, w)
@@ -137,44 +130,20 @@ def _positions(table, side):
     return table.unflatten(0, (full, full))[top : top + side, left : left + side].flatten(0, 1)
 
 
-def _sigmoid_loss(answers, targets, counted):
-    each = F.binary_cross_entropy_with_logits(answers, targets, reduction="none")
+def _sigmoid_loss(logits, targets, counted):
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (each * counted).sum(1).mean() / 3
 
 
-def make_batch(data: Scenes, reader, seed, step):
+def make_batch(data: Scenes, tokenizer, seed: int, step: int) -> dict[str, torch.Tensor]:
     """The training batch of one step: crops, phrases and whether they are true, and captions for wide views."""
-    rng = np.random.default_rng((seed, 1, step))
-    dice = scenes.Dice(seed * 10**9 + step)
+    rng, dice = np.random.default_rng((seed, 1, step)), scenes.Dice(seed * 10**9 + step)
     small = rng.random() < SMALL_SHARE
     sides, resized, on_things = (SMALL, CROP // 2, 0.85) if small else (LARGE, CROP, 0.5)
     images, parts, shares = crop_batch(data, rng, BATCH, sides, resized, on_things)
     texts, targets, counted = mini_words.phrases(parts, shares, dice)
-    batch = {
-        "images": images,
-        "phrases": reader(texts),
-        "targets": torch.from_numpy(targets),
-        "counted": torch.from_numpy(counted),
-    }
+    batch = {"images": images, "phrases": mini_words.read_tokens(tokenizer, texts)}
+    batch |= {"targets": torch.from_numpy(targets), "counted": torch.from_numpy(counted)}
     if not small:
-        batch["captions"] = reader(mini_words.captions(parts, shares, dice))
+        batch["captions"] = mini_words.read_tokens(tokenizer, mini_words.captions(parts, shares, dice))
     return batch
-
-
-def train_clip(data: Scenes, vocabulary: Path, checkpoint: Path, samples, seed, device):
-    """Trains from scratch on `samples` crops; the checkpoint holds the CLIP."""
-    reader = mini_words.Reader(vocabulary, context=32)
-    config = model_config(reader.tokenizer.vocab_size, vocabulary.name)
-    torch.manual_seed(seed)
-    clip = new_clip(config)
-    lesson = Lesson(clip).to(device)
-    optimizer = adamw(lesson, LEARNING_RATE, (0.9, 0.98))
-    train(
-        f"CLIP, seed {seed}",
-        lesson,
-        optimizer,
-        lambda step: make_batch(data, reader, seed, step),
-        lesson,
-        max(1, samples // BATCH),
-        checkpoint,
-    )

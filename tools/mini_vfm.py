@@ -8,16 +8,13 @@ negatives, they make the features encode position and texture instead of groupin
 B crops, N patches of a crop, D width, Q query patches.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from proxyclip.backbones.checkpoints import import_library
-from tools.mini_data import SIDE, Scenes, crop_batch
-from tools.mini_loop import adamw, train
+from tools.mini_data import SIDE, Scenes
 
 CROP, PATCH, WIDTH = 64, 4, 128
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -25,12 +22,11 @@ MODEL_ARGS = {"img_size": CROP, "patch_size": PATCH, "embed_dim": WIDTH, "depth"
 SIDES = (40, 128)  # of the crops that are painted again, in pixels of the scene
 PAIR_SIDES = (40, 90)  # of the crops that are compared
 BATCH, PAIRS = 128, 32
-LEARNING_RATE, GROUPING_RATE = 1.5e-3, 5e-4
 HIDDEN = 0.75
 NEAR = 16.0  # pixels in the scene over which "near" falls off
 ALIKE = 0.1  # distance of mean colours, in RGB from 0 to 1, over which "of one colour" falls off
 TEMPERATURE = 0.1
-ASKING, OTHERS = 96, 768  # query patches per crop, negatives from other scenes
+QUERIES, NEGATIVES = 96, 768  # query patches per crop, negatives from other scenes
 
 
 def new_vfm():
@@ -52,7 +48,7 @@ def encode(vit, patches):
     return vit.norm(vit.blocks(torch.cat([first, patches], 1)))[:, 1:]  # (B, N, D)
 
 
-class Repainting(nn.Module):
+class Reconstruction(nn.Module):
     """Masked autoencoding: the ViT sees a quarter of the patches, a small decoder paints the others."""
 
     def __init__(self, vit):
@@ -77,7 +73,7 @@ class Repainting(nn.Module):
         x = _in_place(x, self.hidden_embed.to(x.dtype), order) + self.place_embed  # (B, N, d)
         painted = self.paint(self.norm(self.block(x)))  # (B, N, 3 * p * p)
         loss = (_at(painted.float(), hidden) - _at(wanted, hidden)).square().mean()
-        return loss, {"repainting": loss.item()}
+        return loss, {"reconstruction": loss.item()}
 
 
 class Grouping(nn.Module):
@@ -91,19 +87,19 @@ class Grouping(nn.Module):
         device = self.vit.pos_embed.device
         images, places, colours = (part.to(device) for part in batch)  # (2 B, 3, r, r), (2 B, N, 2), (2 B, N, 3)
         features = F.normalize(encode(self.vit, embed(self.vit, normalised(images))).float(), dim=-1)  # (2 B, N, D)
-        (asking, answering), (here, there), (mine, theirs) = (x.chunk(2) for x in (features, places, colours))
-        chosen = torch.rand(asking.shape[:2], device=device).argsort(1)[:, :ASKING]  # (B, Q)
-        asking, here, mine = _at(asking, chosen), _at(here, chosen), _at(mine, chosen)  # (B, Q, ...)
+        (queries, keys), (here, there), (mine, theirs) = (x.chunk(2) for x in (features, places, colours))
+        chosen = torch.rand(queries.shape[:2], device=device).argsort(1)[:, :QUERIES]  # (B, Q)
+        queries, here, mine = _at(queries, chosen), _at(here, chosen), _at(mine, chosen)  # (B, Q, ...)
         distance = torch.cdist(here, there)  # (B, Q, N)
         wanted = distance.square() / NEAR**2 + torch.cdist(mine, theirs).square() / ALIKE**2
         wanted = torch.exp(-wanted / 2)  # (B, Q, N)
         counted = (distance.amin(-1) < PATCH).float()  # (B, Q): is the place in the other crop at all?
 
-        scene, patch = (torch.randint(n, (OTHERS,), device=device) for n in answering.shape[:2])  # (O), (O)
-        unlike = asking @ answering[scene, patch].T / TEMPERATURE  # (B, Q, O)
-        own = scene == torch.arange(len(asking), device=device)[:, None]  # (B, O)
+        scene, patch = (torch.randint(n, (NEGATIVES,), device=device) for n in keys.shape[:2])  # (O), (O)
+        unlike = queries @ keys[scene, patch].T / TEMPERATURE  # (B, Q, O)
+        own = scene == torch.arange(len(queries), device=device)[:, None]  # (B, O)
         unlike = unlike.masked_fill(own[:, None], float("-inf")).logsumexp(-1, keepdim=True)  # (B, Q, 1)
-        each = F.softplus(unlike - asking @ answering.mT / TEMPERATURE)  # (B, Q, N): each wanted one against the others
+        each = F.softplus(unlike - queries @ keys.mT / TEMPERATURE)  # (B, Q, N): each wanted one against the others
         each = (each * wanted).sum(-1) / wanted.sum(-1).clamp(min=1e-6)  # (B, Q)
         loss = (each * counted).sum() / counted.sum().clamp(min=1)
         return loss, {"grouping": loss.item()}
@@ -141,30 +137,3 @@ def pair_batch(data: Scenes, rng, count):
         images.append(((crops - 128) * torch.from_numpy(contrast).float() + 128 + brightness).clamp(0, 255))
         places.append(np.stack([top, left], -1)[:, None] + centres * side)  # (count, N, 2)
     return torch.cat(images), torch.from_numpy(np.concatenate(places)).float(), torch.cat(colours)
-
-
-def train_vfm(data: Scenes, checkpoint: Path, samples, seed, device):
-    """Trains from scratch on `samples` crops to repaint and as many to group; the checkpoint holds the timm ViT."""
-    torch.manual_seed(seed)
-    vit = new_vfm()
-
-    def repainting_batch(step):
-        return crop_batch(data, np.random.default_rng((seed, 2, step)), BATCH, SIDES, CROP, 0.5)[0]
-
-    def grouping_batch(step):
-        return pair_batch(data, np.random.default_rng((seed, 3, step)), PAIRS)
-
-    for name, lesson, rate, make_batch, crops, file in (
-        (
-            "repainting",
-            Repainting(vit),
-            LEARNING_RATE,
-            repainting_batch,
-            BATCH,
-            checkpoint.with_suffix(".repainting.pt"),
-        ),
-        ("grouping", Grouping(vit), GROUPING_RATE, grouping_batch, 2 * PAIRS, checkpoint),
-    ):
-        lesson.to(device)
-        optimizer = adamw(lesson, rate, (0.9, 0.95))
-        train(f"VFM {name}, seed {seed}", lesson, optimizer, make_batch, lesson, max(1, samples // crops), file)

@@ -16,9 +16,10 @@ from datasets import scenes
 from datasets.scenes.colours import COLOUR_SYNONYMS
 from datasets.scenes.words import OPENINGS, phrase
 from proxyclip.backbones.checkpoints import import_library
-from tools.mini_data import COLOUR_NAMES, FIRST_THING, SMALLEST_STUFF, SMALLEST_THING
+from tools.mini_data import COLOUR_NAMES, FIRST_THING
 
-FIRST_MERGES = 1500
+FIRST_MERGES, CONTEXT = 1500, 32
+SMALLEST_THING, SMALLEST_STUFF = 0.012, 0.03  # minimum share of a crop for a part to count as visible
 TEMPLATES = (
     "a photo of a {}.",
     "a picture of the {}.",
@@ -32,12 +33,12 @@ JOINING_WORDS = ("a", "an", "and", "the", "on", "in", "front", "of", "with", "un
 MOST_COLOUR_PHRASES = 32
 
 
-def colour_names():
+def colour_names() -> list[str]:
     """Every word for a colour."""
     return [name for colour in COLOUR_NAMES for name in COLOUR_SYNONYMS.get(colour, (colour,))]
 
 
-def known_words():
+def known_words() -> list[str]:
     """Every word that the captions, the class names and the usual prompt templates are made of, sorted."""
     texts = [*OPENINGS, *TEMPLATES, *JOINING_WORDS, *colour_names()]
     texts += [name for names in scenes.SYNONYMS.values() for name in names]
@@ -45,12 +46,10 @@ def known_words():
     return sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
 
 
-def write_vocabulary(path: Path):
-    """Writes the cut-down merges as open_clip reads them; the same bytes every time."""
+def write_vocabulary(path: Path) -> None:
+    """Writes the reduced merges as open_clip reads them; the same bytes every time."""
     tokenizer = import_library("open_clip.tokenizer").SimpleTokenizer()
-    needed = set()
-    for word in known_words():
-        needed.update(_merges_of(word, tokenizer.bpe_ranks))
+    needed = {pair for word in known_words() for pair in _merges_of(word, tokenizer.bpe_ranks)}
     ranked = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
     merges = [" ".join(pair) for rank, pair in enumerate(ranked) if rank < FIRST_MERGES or pair in needed]
     text = "\n".join(["#version: 0.2, cut down", *merges])  # no newline at the end: it would count as one more merge
@@ -58,82 +57,59 @@ def write_vocabulary(path: Path):
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def _merges_of(word, ranks):
-    """The pairs that byte-pair encoding joins on its way to the pieces of a word."""
+def _merges_of(word: str, ranks: dict):
+    """The pairs that byte-pair encoding merges on its way to the tokens of a word."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while len(pieces) > 1:
         best = min(itertools.pairwise(pieces), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             return
         yield best
-        joined, k = [], 0
-        while k < len(pieces):
-            if tuple(pieces[k : k + 2]) == best:
-                joined.append(pieces[k] + pieces[k + 1])
-                k += 2
+        merged = []
+        for piece in pieces:
+            if merged and (merged[-1], piece) == best:
+                merged[-1] += piece
             else:
-                joined.append(pieces[k])
-                k += 1
-        pieces = joined
+                merged.append(piece)
+        pieces = merged
 
 
-class Reader:
-    """Texts to token numbers (T, L), with each word encoded once; L is the longest text's length, not the context."""
-
-    def __init__(self, vocabulary: Path, context: int):
-        self.tokenizer = import_library("open_clip.tokenizer").SimpleTokenizer(str(vocabulary))
-        self.context, self.known = context, {}
-
-    def __call__(self, texts):
-        rows = [self._encode(text) for text in texts]
-        tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for row, numbers in zip(tokens, rows, strict=True):
-            row[: len(numbers)] = torch.tensor(numbers)
-        return tokens
-
-    def _encode(self, text):
-        numbers = [self.tokenizer.sot_token_id]
-        for word in re.findall("[a-z]+|[.,]", text.lower()):
-            if word not in self.known:
-                self.known[word] = self.tokenizer.encode(word)
-            numbers += self.known[word]
-        return [*numbers[: self.context - 1], self.tokenizer.eot_token_id]
+def read_tokens(tokenizer, texts: list[str]) -> torch.Tensor:
+    """Token numbers (T, L); L is the length of the longest text, at most CONTEXT."""
+    tokens = tokenizer(texts, context_length=CONTEXT)
+    return tokens[:, : (tokens != 0).sum(1).max()]
 
 
-def captions(parts, shares, dice):
-    """A sentence for each crop from the parts seen in it; parts (B, P, 4), shares (B, P)."""
-    seen = shares > _smallest(parts)  # (B, P)
+def captions(parts: np.ndarray, shares: np.ndarray, dice: scenes.Dice) -> list[str]:
+    """A sentence for each crop from the parts visible in it; parts (B, P, 4), shares (B, P)."""
+    visible = shares > _smallest(parts)  # (B, P)
     sentences = []
-    for table, share, visible in zip(parts, shares, seen, strict=True):
-        order = [k for k in np.argsort(-share, kind="stable") if visible[k]][:6]
-        seen_parts = [(scenes.CLASSES[table[k, 0]], COLOUR_NAMES[table[k, 1]]) for k in order]
-        sentences.append(scenes.caption(seen_parts, dice))
+    for row, share, shown in zip(parts, shares, visible, strict=True):
+        order = [k for k in np.argsort(-share, kind="stable") if shown[k]][:6]
+        sentences.append(scenes.caption([(scenes.CLASSES[row[k, 0]], COLOUR_NAMES[row[k, 1]]) for k in order], dice))
     return sentences
 
 
-def phrases(parts, shares, dice):
+def phrases(parts: np.ndarray, shares: np.ndarray, dice: scenes.Dice) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Phrases for the crops of a batch, and which crops they are true of.
 
     Returns the texts (T): one per class, then up to 32 of a colour and a class; targets (B, T), 1 where true;
     counted (B, T), 0 where too little of the part is visible to decide.
     """
-    seen = shares > _smallest(parts)  # (B, P)
-    hinted = (shares > 0) & ~seen
-    pairs = np.unique(parts[..., :2][seen], axis=0)  # (pairs, 2)
+    visible = shares > _smallest(parts)  # (B, P)
+    traces = (shares > 0) & ~visible
+    pairs = np.unique(parts[..., :2][visible], axis=0)  # (pairs, 2)
     pairs = dice.shuffled([tuple(pair) for pair in pairs.tolist()])[:MOST_COLOUR_PHRASES]
-    asked = [(k, None) for k in range(len(scenes.CLASSES))] + pairs
     texts, targets, counted = [], [], []
-    for class_number, colour in asked:
-        name = scenes.CLASSES[class_number]
+    for number, colour in [(k, None) for k in range(len(scenes.CLASSES))] + pairs:
+        name = scenes.CLASSES[number]
         words = dice.pick(scenes.SYNONYMS[name]) if colour is None else phrase(name, COLOUR_NAMES[colour], dice)
         texts.append(dice.pick(TEMPLATES).format(words))
-        same = parts[..., 0] == class_number
-        if colour is not None:
-            same &= parts[..., 1] == colour
-        targets.append((same & seen).any(1))
-        counted.append(targets[-1] | ~(same & hinted).any(1))
+        same = (parts[..., 0] == number) & (True if colour is None else parts[..., 1] == colour)  # (B, P)
+        targets.append((same & visible).any(1))
+        counted.append(targets[-1] | ~(same & traces).any(1))
     return texts, np.stack(targets, 1).astype(np.float32), np.stack(counted, 1).astype(np.float32)
 
 
-def _smallest(parts):
+def _smallest(parts: np.ndarray) -> np.ndarray:
     return np.where(parts[..., 0] >= FIRST_THING, SMALLEST_THING, SMALLEST_STUFF)

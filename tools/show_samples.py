@@ -14,17 +14,17 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
-from configs.load import load_config  # noqa: E402
-from datasets.augment import Augment  # noqa: E402
-from datasets.label_map import VOID  # noqa: E402
-from datasets.labels_for_training import UNLABELLED, LabelTable  # noqa: E402
-from proxyclip.errors import InputError, nearest  # noqa: E402
-from proxyclip.files import writable_file, write_image  # noqa: E402
-from proxyclip.pictures.display import display_size, smooth  # noqa: E402
-from proxyclip.pictures.legend import joined, with_legend  # noqa: E402
-from proxyclip.pictures.overlay import overlay  # noqa: E402
-from proxyclip.pictures.panels import found_entries  # noqa: E402
-from proxyclip.runtime import main_guard  # noqa: E402
+from configs.load import load_config
+from datasets.augment import Augment
+from datasets.label_map import VOID
+from datasets.labels_for_training import UNLABELLED, LabelTable
+from proxyclip.errors import InputError, nearest
+from proxyclip.files import writable_file, write_image
+from proxyclip.pictures.display import display_size, smooth
+from proxyclip.pictures.legend import joined, with_legend
+from proxyclip.pictures.overlay import overlay
+from proxyclip.pictures.panels import found_entries
+from proxyclip.runtime import main_guard
 
 COLUMNS, GAP, ALPHA = 6, 8, 0.75
 BESIDES = {UNLABELLED: ("an unseen class", (25, 25, 25)), VOID: ("no label", (225, 225, 225))}  # name and colour
