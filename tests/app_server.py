@@ -2,54 +2,45 @@
 
 import socket
 import sys
-import threading
-import time
+import tempfile
 from contextlib import contextmanager
-from urllib.request import urlopen
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 
-import uvicorn
-
-from proxyclip.app.desk import Desk
-from proxyclip.app.limits import Limits
 from proxyclip.app.models import Models
-from proxyclip.app.server import application, listen
+from proxyclip.app.results import Limits, Results
+from proxyclip.app.server import launch
+from proxyclip.command.app import free_port
 from proxyclip.command.model_options import ModelChoice
 
 MINI = {"preset": "mini", "device": "cpu", "precision": "fp32"}
-connections: list = []
+EXAMPLES = Path(__file__).parents[1] / "proxyclip" / "app" / "examples"
+connections: set = set()
 
 
-def hear(event, arguments):
+def record_connection(event, arguments):
     if event == "socket.connect" and arguments[0].family in (socket.AF_INET, socket.AF_INET6):
-        connections.append(arguments[1])
+        connections.add(arguments[1][0])
 
 
-sys.addaudithook(hear)
+sys.addaudithook(record_connection)
 
 
-def new_desk(**limits) -> Desk:
-    return Desk(Models(ModelChoice(MINI)), Limits(**limits))
+def new_results(folder, settings=(), **limits) -> Results:
+    return Results(Models(ModelChoice(MINI, settings)), Limits(**limits), Path(folder))
 
 
 @contextmanager
-def served(desk: Desk):
-    """The address of the page of a desk."""
-    opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(desk), log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{opened.getsockname()[1]}"
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.05)
-    try:
-        with urlopen(f"{address}/parts/icon.svg", timeout=10) as answer:
-            assert answer.status == 200
-        yield address
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
+def served(limits: Limits = Limits(), **options):  # noqa: B008 - a tuple
+    """The address of the page, and the folder of its files."""
+    with tempfile.TemporaryDirectory(prefix="proxyclip-", ignore_cleanup_errors=True) as folder:
+        folder = Path(folder).resolve()
+        blocks = launch(Models(ModelChoice(MINI)), limits, folder, "127.0.0.1", free_port("127.0.0.1", 0), **options)
+        blocks.server.config.timeout_graceful_shutdown = 1
+        try:
+            yield blocks.local_url.rstrip("/"), folder
+        finally:
+            blocks.close(verbose=False)

@@ -1,135 +1,117 @@
-"""The page as it is served: over HTTP, and in a real browser, with the embedded models."""
+"""The page in a real browser, with the embedded models."""
 
 import io
 import json
-import re
-import resource
 import shutil
-from http.client import HTTPConnection
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+import time
+import zipfile
 
 import numpy as np
 import pytest
-from hostile_files import HOSTILE, jpeg
 from PIL import Image
 
+import proxyclip
 from datasets import scenes
-from proxyclip.errors import NotFound
 from proxyclip.images import read_image
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 
 import app_server
-from app_server import new_desk, served
+from app_server import EXAMPLES, MINI, served
 
-from proxyclip.app.examples import EXAMPLES, file_of
 from proxyclip.app.models import Models
+from proxyclip.app.results import Limits
+from proxyclip.errors import NotFound
 
 OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
 )
-SECONDS = 60_000  # milliseconds that a step may take on a busy machine
+SECONDS = 12_000  # milliseconds that a step may take on a busy machine
+ORDER = ["street", "room", "garden", "coast"]  # of the examples on the page
 
 
 @pytest.fixture(scope="module")
-def desk():
-    return new_desk(max_upload=2)
-
-
-@pytest.fixture(scope="module")
-def address(desk):
-    with served(desk) as address:
+def address():
+    with served(Limits(upload=2_000_000)) as (address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-    found = shutil.which("chromium")
-    if found is None:
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("there is no chromium on this machine")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=OPTIONS)
+        started = driver.chromium.launch(executable_path=path, args=OPTIONS)
         yield started
         started.close()
 
 
-@pytest.fixture(scope="module")
-def tab(browser, address):
-    yield from opened(browser, address)
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page in a new profile; nothing may fail in it, and it may ask nobody else for anything."""
+    contexts, wrong = [], []
+
+    def open_page(width=1280, height=900):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(SECONDS)
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("request", lambda request: wrong.append(request.url) if elsewhere(request.url, address) else None)
+        tab.goto(address)
+        tab.get_by_role("button", name="Segment").wait_for()
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
 
 
 @pytest.fixture
-def other_tab(browser, address):
-    yield from opened(browser, address)
+def tab(open_page):
+    return open_page()
 
 
-def opened(browser, address):
-    """A tab with the page in it; nothing may fail in it, and it may ask nobody else for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    tab, wrong = context.new_page(), []
-    tab.set_default_timeout(SECONDS)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda request: wrong.append(request.url) if elsewhere(request.url, address) else None)
-    tab.goto(address)
-    tab.wait_for_selector("[data-example]")
-    yield tab
-    assert not wrong
-    context.close()
+@pytest.fixture(scope="module")
+def reference():
+    return proxyclip.load(**MINI)
 
 
 def elsewhere(url: str, address: str) -> bool:
-    return urlsplit(url).scheme not in ("data", "blob") and not url.startswith(address)
+    return not url.startswith((address, "data:", "blob:"))
 
 
-def until(tab, state: str):
-    tab.wait_for_selector(f".viewer[data-state={state}]:not(.working)")
+def names(tab):
+    return tab.get_by_label("Names").first
 
 
-WATCH = """() => {
-    const viewer = document.querySelector(".viewer");
-    window.started = false;
-    const watcher = new MutationObserver(() => {
-        window.started ||= viewer.classList.contains("working");
-        if (window.started) watcher.disconnect();
-    });
-    watcher.observe(viewer, {attributeFilter: ["class"]});
-}"""
+def choose(tab, label: str, option: str):
+    tab.get_by_label(label, exact=True).click()
+    tab.get_by_role("option", name=option, exact=True).click()
 
 
-def segment(tab):
-    """Presses the button and waits for the end. A refusal may come too soon for a glance at the page to see it at work:
-    the page itself notes that."""
-    tab.evaluate(WATCH)
-    tab.click("#segment")
-    tab.wait_for_function("window.started")
-    tab.wait_for_selector(".viewer:not(.working)")
+def example(tab, name: str):
+    """Clicks an example, which is segmented at once."""
+    tab.locator("#examples .gallery-item").nth(ORDER.index(name)).click()
+    ready(tab, f"{name}_labels.png")
 
 
-def areas(tab) -> dict[str, str]:
-    """What the legend shows."""
-    entries = tab.query_selector_all(".legend button")
-    return {entry.get_attribute("title"): entry.query_selector(".areas").inner_text() for entry in entries}
+def ready(tab, file: str):
+    tab.get_by_role("button", name=f"Download {file}").wait_for()
 
 
-def saved(tab, kind: str, nth: int = 0) -> bytes:
+def saved(tab) -> tuple[str, bytes]:
     with tab.expect_download() as info:
-        tab.locator(f".files [data-kind={kind}]").nth(nth).click()
-    return info.value.path().read_bytes()
+        tab.get_by_role("button", name="Download ").click()
+    return info.value.suggested_filename, info.value.path().read_bytes()
 
 
-def point_at(tab, x: float, y: float) -> str:
-    """What the page says at a place of the image, 0 to 1."""
-    box = tab.locator(".frame").bounding_box()
-    tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    return tab.inner_text(".readout")
-
-
-def upload(tab, name: str, content: bytes):
-    tab.set_input_files(".viewer input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+def upload(tab, *files: tuple[str, bytes]):
+    entries = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in files]
+    tab.locator("input[type=file]").first.set_input_files(entries)
 
 
 def png_of(image) -> bytes:
@@ -138,210 +120,173 @@ def png_of(image) -> bytes:
     return stream.getvalue()
 
 
-def ask(url: str, data: bytes | None = None, **headers):
-    """Status, content and headers of an answer."""
-    try:
-        with urlopen(Request(url, data, headers), timeout=30) as answer:
-            return answer.status, answer.read(), answer.headers
-    except HTTPError as error:
-        return error.code, error.read(), error.headers
+def areas(tab) -> dict[str, str]:
+    """What the table shows: class -> share in percent."""
+    tab.get_by_role("gridcell").first.wait_for()
+    rows = [row.inner_text().split("\n") for row in tab.get_by_role("row").all()[1:]]
+    return {row[0]: row[1] for row in rows}
 
 
-def without_weights(models, choice, load=Models.load):
-    if choice.pair != "mini":
+def pixel(tab, x: float, y: float) -> str:
+    """What the page says of a place in the picture, 0 to 1."""
+    picture = tab.locator("[role=tabpanel]:visible img").first
+    box, before = picture.bounding_box(), tab.get_by_label("Clicked pixel").input_value()
+    picture.click(position={"x": x * box["width"], "y": y * box["height"]})
+    tab.wait_for_function(
+        "before => document.querySelector('#pixel textarea, #pixel input').value !== before", arg=before
+    )
+    return tab.get_by_label("Clicked pixel").input_value()
+
+
+def test_an_example_from_picture_to_file(tab, reference):
+    example(tab, "garden")
+    classes = json.loads(EXAMPLES.with_suffix(".json").read_text())["garden"]
+    assert names(tab).input_value().splitlines() == classes
+    image = read_image(EXAMPLES / "garden.png")
+    expected = reference.segment(image, classes)
+    name, content = saved(tab)
+    assert name == "garden_labels.png"
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(content))), expected.labels)
+    shares = {name.split(";")[0]: f"{100 * area:.1f}".removesuffix(".0") for name, area in expected.areas().items()}
+    assert areas(tab) == shares
+
+    legend = tab.locator("[role=tabpanel]:visible .legend-item, [role=tabpanel]:visible .legend > *")
+    assert sorted(legend.all_inner_texts()) == sorted(name for name, share in shares.items() if share != "0")
+    legend.get_by_text("sky").click()  # its heat map
+    tab.get_by_label("Clicked pixel").wait_for()
+    assert tab.get_by_label("Heat map of").input_value() == "sky"
+    label, percent = expected.labels[200, 40], 100 * expected.confidence[200, 40]
+    choose(tab, "Heat map of", "all classes in colour")
+    tab.wait_for_timeout(500)
+    assert pixel(tab, 40.5 / 320, 200.5 / 320) == f"ProxyCLIP: {classes[label].split(';')[0]} {percent:.0f} %"
+
+    choose(tab, "File", "summary")
+    ready(tab, "garden_summary.json")
+    assert json.loads(saved(tab)[1]) == json.loads(json.dumps(expected.summary()))
+
+
+def test_several_pictures_two_methods_and_a_zip(tab, reference):
+    images = {name: np.ascontiguousarray(scenes.draw(seed, 96)[0][:64]) for name, seed in (("my scene", 5), ("b", 6))}
+    upload(tab, *((f"{name}.png", png_of(image)) for name, image in images.items()))
+    names(tab).fill("brick wall; wall, wooden floor\nbird")
+    choose(tab, "Compare with", "MaskCLIP")
+    tab.get_by_role("button", name="Segment").click()
+    ready(tab, "2_images_labels.zip")
+    with zipfile.ZipFile(io.BytesIO(saved(tab)[1])) as archive:
+        for name, image in images.items():
+            labels = Image.open(io.BytesIO(archive.read(f"labels/{name}.png")))
+            expected = reference.segment(image, ["brick wall; wall", "wooden floor", "bird"])
+            np.testing.assert_array_equal(np.array(labels), expected.labels)
+    before = areas(tab)
+    choose(tab, "Result of", "b")
+    tab.wait_for_function(
+        "before => ![...document.querySelectorAll('[role=gridcell]')].some(cell => cell.innerText === before)",
+        arg=next(iter(before.values())),
+    )
+    tab.get_by_role("tab", name="Compare").click()
+    sides = tab.locator("[role=tabpanel]:visible img")
+    assert sides.count() == 2 and len({side.get_attribute("src") for side in sides.all()}) == 2
+
+
+def test_names_and_settings_are_kept_and_changes_are_said(tab):
+    example(tab, "coast")
+    said = tab.get_by_text("have changed since this result")
+    assert not said.is_visible()
+    names(tab).fill("sky, sea")
+    said.wait_for()
+    choose(tab, "Method", "MaskCLIP")
+    tab.get_by_role("button", name="Segment").click()
+    said.wait_for(state="hidden")
+    tab.reload()
+    tab.get_by_role("button", name="Segment").wait_for()
+    tab.wait_for_function("[...document.querySelectorAll('textarea')].some(area => area.value === 'sky, sea')")
+    assert tab.get_by_label("Method", exact=True).input_value() == "MaskCLIP"
+
+
+def without_weights(models, *arguments, segment=Models.segment, pair, **options):
+    if pair != "mini":
         raise NotFound("the weights of mae are neither in the cache /root/hub nor reachable")
-    return load(models, choice)
-
-
-def test_hostile_uploads_are_refused(address):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name, (content, message) in HOSTILE.items():
-        status, answer, _ = ask(f"{address}/images?name={name}", content)
-        said = json.loads(answer)["error"]
-        assert status == 400 and message in said and "/" not in said, said
-    connection = HTTPConnection(urlsplit(address).netloc, timeout=30)
-    connection.putrequest("POST", "/images")
-    connection.putheader("Content-Length", "2100000")
-    connection.endheaders()  # refused before any of it is sent
-    assert "larger than 2 MB" in json.loads(connection.getresponse().read())["error"]
-    connection.close()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
-
-
-def test_only_what_the_page_needs_is_served(address):
-    for path in ("gradio_api/upload", "gradio_api/file=/etc/passwd", "gradio_api/proxy=http://example.org", "docs"):
-        assert ask(f"{address}/{path}")[0] == 404, path
-    assert ask(f"{address}/gradio_api/upload", b"x")[0] == 404
-    assert ask(f"{address}/parts/../routes.py")[0] == 404
-    for path in ("images/x", "results/x/labels", "results/x/heat/0", "results/x/files/json"):
-        status, answer, _ = ask(f"{address}/{path}")
-        assert status == 400 and "no longer held" in json.loads(answer)["error"]
-    assert json.loads(ask(f"{address}/examples/none", b"")[1])["error"] == "there is no such example"
-
-
-def test_other_sites_cannot_use_the_page_of_a_visitor(address):
-    own = address.removeprefix("http://")
-    assert ask(f"{address}/images?name=a.jpg", jpeg(), Origin="http://example.org")[0] == 403
-    status, _, headers = ask(f"{address}/images?name=a.jpg", jpeg(), Origin=f"http://{own}")
-    assert status == 200
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
-
-
-def test_a_failure_says_nothing_about_the_server(address, monkeypatch, caplog):
-    monkeypatch.setattr("proxyclip.app.uploads.read_upload", lambda *_: {}["secret"])
-    status, answer, _ = ask(f"{address}/images?name=a.jpg", jpeg())
-    assert status == 500 and "secret" not in answer.decode() and "secret" in caplog.text
+    return segment(models, *arguments, pair=pair, **options)
 
 
 def test_what_is_refused_is_said_and_the_page_goes_on(tab, monkeypatch):
-    segment(tab)
-    assert "There is no image yet" in tab.inner_text(".message")
-    tab.click("[data-example=coast]")
-    until(tab, "labels")
-    for name, (content, message) in HOSTILE.items():
-        upload(tab, name.rpartition("/")[2], content)
-        tab.wait_for_selector(f".message:text('{message}')")
-        assert "/" not in tab.inner_text(".message")
-    upload(tab, "large.png", bytes(2_100_000))
-    tab.wait_for_selector(".message:text('larger than 2 MB')")
-    tab.fill("#names textarea", "sky, sky")
-    segment(tab)
-    tab.wait_for_selector(".message:text('given twice')")
-    segment(tab)  # the same again
-    assert "given twice" in tab.inner_text(".message")
-    monkeypatch.setattr(Models, "load", without_weights)
+    start = tab.get_by_role("button", name="Segment")
+    names(tab).fill("sky, sky")
+    start.click()
+    tab.get_by_text("given twice").wait_for()
+    names(tab).fill("sky, dachshund")
+    start.click()
+    tab.get_by_text("open one, or choose an example").wait_for()
+    upload(tab, ("notes.png", b"no picture"))
+    tab.locator("img[src*=notes]").first.wait_for(state="attached")
+    start.click()
+    tab.get_by_text("'notes.png': unsupported format").wait_for()
+    example(tab, "coast")
+    names(tab).fill("sky, dachshund")
+    start.click()
+    tab.get_by_text("was not trained on dachshund").wait_for()
+    monkeypatch.setattr(Models, "segment", without_weights)
     tab.get_by_label("Model").click()
     tab.get_by_role("option", name="vitb16-mae").click()
-    tab.fill("#names textarea", "sky, sea")
-    segment(tab)
-    assert tab.inner_text(".message") == "The weights of mae are neither in the cache …/hub nor reachable"
-    tab.get_by_label("Model").click()
-    tab.get_by_role("option", name="mini").click()
-    segment(tab)
-    assert tab.inner_text(".message") == "" and sorted(areas(tab)) == ["sea", "sky"]
+    start.click()
+    tab.get_by_text("The weights of mae are neither in the cache …/hub nor reachable").wait_for()
 
 
-def test_an_example_from_image_to_files(tab, desk, monkeypatch):
-    runs, run = [], Models.segment
-    monkeypatch.setattr(Models, "segment", lambda self, *given: runs.append(given) or run(self, *given))
-    tab.click("[data-example=garden]")
-    tab.wait_for_selector(".legend [title=mushroom]")
-    until(tab, "labels")
-    assert tab.input_value("#names textarea") == EXAMPLES["garden"].text
-    names = list(EXAMPLES["garden"].names)
-    image = read_image(file_of("garden"))
-    expected = desk.models.load(desk.models.first).segment(image, names)
-    labels = Image.open(io.BytesIO(saved(tab, "labels")))
-    assert labels.mode == "P" and np.array_equal(np.array(labels), expected.labels)
-    assert json.loads(saved(tab, "json")) == json.loads(json.dumps(expected.summary()))
-    tab.fill(".opacity input", "30")
-    overlay = np.array(Image.open(io.BytesIO(saved(tab, "overlay"))))
-    assert np.array_equal(overlay, np.array(expected.overlay(0.3)))
-    assert tab.evaluate("getComputedStyle(document.querySelector('.layer')).opacity") == "0.3"
+def test_a_run_is_cancelled_after_its_image(tab, monkeypatch):
+    segment, calls = Models.segment, []
 
-    shown = areas(tab)
-    assert sorted(shown) == sorted(names)
-    largest = max(expected.areas(), key=expected.areas().get)
-    assert next(iter(shown)) == largest and shown[largest] == f"{100 * expected.areas()[largest]:.0f} %"
-    y, x = 200, 40
-    said = f"{names[expected.labels[y, x]]} {round(100 * float(expected.confidence[y, x]))} %"
-    assert point_at(tab, (x + 0.5) / 320, (y + 0.5) / 320) == said
-    tab.mouse.down()
-    tab.mouse.up()
-    assert tab.inner_text(".readout") == said and tab.is_visible(".pin")
-    point_at(tab, 0.9, 0.9)
-    assert tab.inner_text(".readout") == said  # the click holds it
+    def slow_segment(*arguments, **options):
+        calls.append(time.sleep(0.5))
+        return segment(*arguments, **options)
 
-    probability = desk.models.load(desk.models.first).segment(image, names, probabilities=["sky"]).probabilities["sky"]
-    tab.click(".legend [title=sky]")
-    until(tab, "heat")
-    assert tab.inner_text(".readout") == f"sky {round(100 * float(probability[y, x]))} %"
-    tab.click(".labels-again")
-    until(tab, "labels")
-    assert len(runs) == 1  # everything after it came from the one run
+    monkeypatch.setattr(Models, "segment", slow_segment)
+    upload(tab, *((f"{seed}.png", png_of(scenes.draw(seed, 64)[0])) for seed in range(6)))
+    names(tab).fill("sky, sea")
+    tab.get_by_role("button", name="Segment").click()
+    while not calls:
+        tab.wait_for_timeout(50)
+    tab.get_by_role("button", name="Cancel").click()
+    tab.wait_for_timeout(1500)
+    before = len(calls)
+    assert before < 4
+    tab.wait_for_timeout(1000)
+    assert len(calls) == before
 
 
-def test_an_upload_other_names_and_two_methods(tab, desk):
-    image = np.ascontiguousarray(scenes.draw(5, 128)[0][:90])  # (90, 128, 3)
-    upload(tab, "my scene.png", png_of(image))
-    until(tab, "ready")
-    tab.fill("#names textarea", "brick wall; wall, wooden floor\nbird")
-    tab.get_by_label("Compare with").click()
-    tab.get_by_role("option", name="MaskCLIP").click()
-    segment(tab)
-    until(tab, "labels")
-    assert list(areas(tab)) and tab.is_visible(".divider")
-    assert tab.locator(".tag").all_inner_texts() == ["ProxyCLIP", "MaskCLIP"]
-    names = ["brick wall; wall", "wooden floor", "bird"]
-    results = [desk.models.load(desk.models.first), desk.models.load(type(desk.models.first)("mini", "maskclip"))]
-    results = [model.segment(image, names) for model in results]
-    assert not np.array_equal(results[0].labels, results[1].labels)
-    for nth, result in enumerate(results):
-        assert np.array_equal(np.array(Image.open(io.BytesIO(saved(tab, "labels", nth)))), result.labels)
-    for share, result in ((0.25, results[0]), (0.75, results[1])):
-        label = result.labels[45, int(share * 128)]
-        title = result.settings["method"]
-        assert re.fullmatch(rf"{names[label]} \d+ %, {title}", point_at(tab, share, 0.5))
-    tab.focus(".divider")
-    tab.keyboard.press("Home")
-    assert point_at(tab, 0.25, 0.5).endswith("MaskCLIP")
-
-    tab.fill("#names textarea", "sky, dachshund")
-    segment(tab)
-    until(tab, "labels")
-    assert sorted(areas(tab)) == ["dachshund", "sky"]
-    assert "not trained on dachshund" in tab.inner_text(".notes")
+def test_a_pasted_picture_is_opened(tab):
+    content = list(png_of(scenes.draw(3, 64)[0]))
+    tab.evaluate(
+        """async content => {
+            const item = new ClipboardItem({"image/png": new Blob([new Uint8Array(content)], {type: "image/png"})});
+            navigator.clipboard.read = async () => [item];
+        }""",
+        content,
+    )
+    tab.get_by_role("button", name="clipboard").first.click()
+    tab.locator(".gallery-item img, .grid-wrap img, .preview img").first.wait_for(state="attached")
 
 
-def test_a_server_without_room_in_its_queue_is_said(tab):
-    tab.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
-    tab.click("#segment")
-    tab.wait_for_selector(".message:text('busy or cannot be reached')")
-    tab.unroute("**/queue/join*")
-    segment(tab)
-    assert tab.inner_text(".message") == ""
+# What axe says of Gradio's own components: pictures of examples without text, a button around a file input.
+OF_GRADIO = {"button-name": "gallery-item", "nested-interactive": "icon-button"}
 
 
-def test_two_tabs_do_not_mix(tab, other_tab, desk):
-    for each, name in ((tab, "coast"), (other_tab, "room")):
-        each.click(f"[data-example={name}]")
-    for each, name in ((tab, "coast"), (other_tab, "room")):
-        each.wait_for_selector(f".legend [title='{EXAMPLES[name].names[-1]}']")
-        until(each, "labels")
-        assert sorted(areas(each)) == sorted(EXAMPLES[name].names)
-        expected = desk.models.load(desk.models.first).segment(read_image(file_of(name)), list(EXAMPLES[name].names))
-        assert np.array_equal(np.array(Image.open(io.BytesIO(saved(each, "labels")))), expected.labels)
-
-
-def test_a_dropped_and_a_pasted_file_are_opened(tab):
-    for event, field, name in (("drop", "dataTransfer", "dropped.png"), ("paste", "clipboardData", "pasted.png")):
-        content = list(png_of(scenes.draw(3, 64)[0]))
-        tab.evaluate(
-            """([event, field, name, content]) => {
-                const held = new DataTransfer();
-                held.items.add(new File([new Uint8Array(content)], name, { type: "image/png" }));
-                const kind = event === "drop" ? DragEvent : ClipboardEvent;
-                document.body.dispatchEvent(new kind(event, { [field]: held, bubbles: true, cancelable: true }));
-            }""",
-            [event, field, name, content],
-        )
-        tab.wait_for_selector(f".base[alt*='{name}']")
-        until(tab, "ready")
-
-
-def test_a_phone_shows_everything_without_scrolling_sideways(tab):
-    tab.set_viewport_size({"width": 390, "height": 844})
-    tab.click("[data-example=street]")
-    tab.wait_for_selector(".legend [title=car]")
-    until(tab, "labels")
-    edges = "[...document.querySelectorAll('.viewer *, #controls *')].map((part) => part.getBoundingClientRect().right)"
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    assert 300 < max(tab.evaluate(edges)) <= 390
-    tab.locator("#segment").scroll_into_view_if_needed()
-    segment(tab)
-    tab.wait_for_function("document.querySelector('.viewer').getBoundingClientRect().top > -100")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everyone_can_use_it_at_any_width(open_page, width):
+    """No scrolling sideways; axe finds nothing that is ours."""
+    tab = open_page(width)
+    choose(tab, "Compare with", "MaskCLIP")
+    example(tab, "street")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe checks accessibility")
+    for name in ("Compare", "Pixels", "Classes"):
+        tab.get_by_role("tab", name=name).click()
+        tab.locator("[role=tabpanel]:visible img").first.wait_for()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        if name != "Compare" or width == 390:
+            violations = axe.Axe().run(tab).response["violations"]
+            nodes = [(rule["id"], node["html"]) for rule in violations for node in rule["nodes"]]
+            assert not [(rule, html) for rule, html in nodes if OF_GRADIO.get(rule, "no such class") not in html]
 
 
 def test_the_server_connects_to_nobody(address):
     """After all that the tests above asked for."""
-    assert {place[0] for place in app_server.connections} == {"127.0.0.1"}
+    assert app_server.connections <= {"127.0.0.1"}
