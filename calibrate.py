@@ -55,7 +55,7 @@ def main(arguments=None) -> None:
     writable_file(options.out)
 
     from proxyclip.evaluation.calibration import curves  # here: errors found above do not wait for torch
-    from proxyclip.pictures.curve import curve_chart
+    from proxyclip.pictures.charts import curve_chart
 
     model = planned.build()
     samples = progress_bar(labelled.samples(options.limit), labelled.count(options.limit), "calibration", "image")

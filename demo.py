@@ -30,10 +30,7 @@ from proxyclip.evaluation.metrics import confusion, scores
 from proxyclip.files import output_names, writable_folder, write_image
 from proxyclip.images import read_image
 from proxyclip.methods import find_method
-from proxyclip.pictures.display import display_size, smooth
-from proxyclip.pictures.heatmap import heatmap
-from proxyclip.pictures.overlay import overlay
-from proxyclip.pictures.panels import comparison
+from proxyclip.pictures.overlay import comparison, display_size, heatmap, overlay, smooth
 from proxyclip.runtime import main_guard
 from proxyclip.vocabulary import Vocabulary, parse_classes_argument, with_background
 

@@ -12,8 +12,8 @@ from proxyclip.errors import InputError
 from proxyclip.evaluation.predictions import PredictionWriter, run_name
 from proxyclip.evaluation.progress import Progress
 from proxyclip.files import write_json
+from proxyclip.reports.html_report import format_run
 from proxyclip.reports.run_log import append_run, log_entry, read_log
-from proxyclip.reports.summary import format_run
 from proxyclip.vocabulary import Vocabulary
 
 

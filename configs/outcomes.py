@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.segmentation import ROOT_HINT
-from proxyclip.reports.summary import format_score
+from proxyclip.reports.html_report import format_score
 
 
 class Task(NamedTuple):

@@ -67,8 +67,8 @@ class Segmentation:
 
     def text_size(self) -> int:
         """Font size of legends and captions in pixels."""
-        from proxyclip.pictures.display import display_size
         from proxyclip.pictures.legend import font_size
+        from proxyclip.pictures.overlay import display_size
 
         return font_size(*display_size(*self.labels.shape))
 
@@ -110,8 +110,8 @@ class Segmentation:
 
     def images(self, caption: str = "") -> Iterator[tuple[str, Image.Image]]:
         """Key and content of each image that `save` writes, one at a time, those with numbers first."""
-        from proxyclip.pictures.heatmap import heatmap, quantised
         from proxyclip.pictures.legend import with_caption
+        from proxyclip.pictures.overlay import heatmap, quantised
 
         yield "labels", self.label_image()
         for name, probability in self.probabilities.items():

@@ -4,8 +4,8 @@ from openpyxl import load_workbook
 
 from configs.published import PUBLISHED
 from proxyclip.reports import workbook
-from proxyclip.reports.benchmark_sheet import TITLES
 from proxyclip.reports.run_log import append_run, read_log
+from proxyclip.reports.workbook import TITLES
 
 B, L = "ViT-B-16:openai", "ViT-L-14:openai"
 CHANGED = {"split": "tune", "beta": 1.6, "short_side": 96}

@@ -25,7 +25,7 @@ from proxyclip.app.models import NONE, Models
 from proxyclip.app.page import sentence
 from proxyclip.app.results import FILES, Limits, Result, Results, read_names
 from proxyclip.command.model_options import ModelChoice
-from proxyclip.pictures.heatmap import heatmap
+from proxyclip.pictures.overlay import heatmap
 from proxyclip.vocabulary import Vocabulary
 
 NAMES = ["sky", "sea; ocean", "bird"]

@@ -15,8 +15,7 @@ from PIL import Image
 import demo
 import proxyclip
 from proxyclip.images import read_image
-from proxyclip.pictures.overlay import overlay
-from proxyclip.pictures.panels import WIDE_GAP
+from proxyclip.pictures.overlay import WIDE_GAP, overlay
 from proxyclip.segmentation import Segmentation
 
 SCRIPT = Path(demo.__file__)

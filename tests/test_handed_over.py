@@ -22,7 +22,7 @@ from proxyclip.evaluation.predictions import PredictionWriter
 from proxyclip.evaluation.progress import Counts, Progress
 from proxyclip.labels import LabelRule
 from proxyclip.loading import plan
-from proxyclip.pictures.panels import panels
+from proxyclip.pictures.overlay import panels
 from proxyclip.reports import html_report
 from proxyclip.reports.run_log import append_run, find_run, log_entry
 from proxyclip.segmentor import Segmentor

@@ -9,10 +9,18 @@ import pytest
 from PIL import Image
 from stripes import names, stripes
 
-from proxyclip.pictures import fonts, legend
-from proxyclip.pictures.fitting import letters_within, shortened, wrapped
-from proxyclip.pictures.fonts import UNKNOWN, font_for
-from proxyclip.pictures.legend import joined, percent, with_caption, with_legend
+from proxyclip.pictures import legend
+from proxyclip.pictures.legend import (
+    UNKNOWN,
+    font_for,
+    joined,
+    letters_within,
+    percent,
+    shortened,
+    with_caption,
+    with_legend,
+    wrapped,
+)
 
 BLANK = Image.new("RGB", (400, 300))
 RED = np.array([255, 0, 0], np.uint8)
@@ -113,7 +121,7 @@ def test_any_text_can_be_drawn():
 
 
 def test_characters_that_no_font_has(monkeypatch):
-    monkeypatch.setattr(fonts, "FALLBACKS", ())
+    monkeypatch.setattr(legend, "FALLBACKS", ())
     replaced, font = font_for(["Bäume", "небо", "a\nb  c", "空x", "\ud800"], 14)
     assert replaced == ["Bäume", "небо", "a b c", f"{UNKNOWN}x", UNKNOWN]
     assert font.getname()[0] == "DejaVu Sans"
@@ -122,9 +130,9 @@ def test_characters_that_no_font_has(monkeypatch):
 def test_another_font_where_the_default_lacks_characters(monkeypatch):
     """A font of matplotlib's own stands in for an installed one."""
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    other = fonts.characters(str(folder / "STIXGeneral.ttf")) - fonts.characters(str(folder / "DejaVuSans.ttf"))
+    other = legend.characters(str(folder / "STIXGeneral.ttf")) - legend.characters(str(folder / "DejaVuSans.ttf"))
     text = chr(max(other))
-    monkeypatch.setattr(fonts, "FALLBACKS", ("Absent", "STIXGeneral"))
+    monkeypatch.setattr(legend, "FALLBACKS", ("Absent", "STIXGeneral"))
     assert font_for(["sky"], 14)[1].getname()[0] == "DejaVu Sans"
     replaced, font = font_for(["sky", text], 14)
     assert replaced == ["sky", text]

@@ -11,15 +11,23 @@ from PIL import Image
 from stripes import names, stripes
 
 from proxyclip.errors import InputError
-from proxyclip.pictures import heatmap as heatmap_module
 from proxyclip.pictures import overlay as overlay_module
-from proxyclip.pictures.display import LONGEST, display_size, nearest
-from proxyclip.pictures.figure import as_image
-from proxyclip.pictures.heatmap import colour_scale, heatmap, quantised
-from proxyclip.pictures.legend import font_size
-from proxyclip.pictures.overlay import borders, overlay
+from proxyclip.pictures.legend import as_image, font_size
+from proxyclip.pictures.overlay import (
+    ALPHA,
+    GAP,
+    LONGEST,
+    NOT_SCORED,
+    borders,
+    colour_scale,
+    display_size,
+    heatmap,
+    nearest,
+    overlay,
+    panels,
+    quantised,
+)
 from proxyclip.pictures.palette import oklab
-from proxyclip.pictures.panels import ALPHA, GAP, NOT_SCORED, panels
 
 ROOT = Path(__file__).parents[1]
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -131,7 +139,7 @@ def test_heatmap_has_its_scale_beside_it():
 
 def test_the_scale_is_labelled_from_0_at_the_bottom(monkeypatch):
     figures = []
-    monkeypatch.setattr(heatmap_module, "as_image", lambda figure: figures.append(figure) or as_image(figure))
+    monkeypatch.setattr(overlay_module, "as_image", lambda figure: figures.append(figure) or as_image(figure))
     colour_scale(300, 500)
     (axes,) = figures[0].axes
     heights = {label.get_text(): label.get_window_extent().y0 for label in axes.get_yticklabels()}
@@ -182,7 +190,7 @@ def test_panels_without_void_list_no_void():
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, proxyclip.segmentation, proxyclip.pictures.charts, proxyclip.pictures.panels; "
+    code = "import sys, proxyclip.segmentation, proxyclip.pictures.charts, proxyclip.pictures.overlay; "
     code += "print('matplotlib' in sys.modules); from PIL import Image; "
     code += "from proxyclip.pictures.charts import bar_chart; bar_chart('', '', []); "
     code += "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"

@@ -12,9 +12,8 @@ from proxyclip.errors import InputError
 from proxyclip.evaluation import metrics as metric
 from proxyclip.evaluation.loop import evaluate
 from proxyclip.pictures.charts import Bar, bar_chart, stack
-from proxyclip.reports.confusions import largest_confusions
-from proxyclip.reports.html_report import render_page, write_report
-from proxyclip.reports.run_line import to_plain
+from proxyclip.reports.html_report import largest_confusions, render_page, write_report
+from proxyclip.reports.run_log import to_plain
 
 NAMES = ["cat", "dog & <b>puppy</b>", "cow", "sky", "sea"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]

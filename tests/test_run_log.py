@@ -13,9 +13,8 @@ from proxyclip.errors import InputError
 from proxyclip.evaluation.progress import Counts
 from proxyclip.reports import workbook
 from proxyclip.reports.frames import read_runs
-from proxyclip.reports.run_line import ABSENT, CHECKS, MOST_SETTINGS, parse_run
-from proxyclip.reports.run_log import append_run, log_entry, read_log
-from proxyclip.reports.summary import format_run
+from proxyclip.reports.html_report import format_run
+from proxyclip.reports.run_log import ABSENT, CHECKS, MOST_SETTINGS, append_run, log_entry, parse_run, read_log
 
 DEEP = "[" * 3000 + "]" * 3000
 HOSTILE = (

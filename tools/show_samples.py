@@ -20,10 +20,8 @@ from datasets.label_map import VOID
 from datasets.labels_for_training import UNLABELLED, LabelTable
 from proxyclip.errors import InputError, nearest
 from proxyclip.files import writable_file, write_image
-from proxyclip.pictures.display import display_size, smooth
 from proxyclip.pictures.legend import joined, with_legend
-from proxyclip.pictures.overlay import overlay
-from proxyclip.pictures.panels import found_entries
+from proxyclip.pictures.overlay import display_size, found_entries, overlay, smooth
 from proxyclip.runtime import main_guard
 
 COLUMNS, GAP, ALPHA = 6, 8, 0.75

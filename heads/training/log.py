@@ -8,7 +8,7 @@ from pathlib import Path
 
 from proxyclip.errors import InputError
 from proxyclip.files import write_image, write_whole
-from proxyclip.pictures.figure import as_image, empty_figure
+from proxyclip.pictures.legend import as_image, empty_figure
 
 LOG, BOARD, CURVES = "train.jsonl", "tensorboard", "curves.png"
 MISSING = "note: TensorBoard is not installed, so no files are written for it: pip install tensorboard"

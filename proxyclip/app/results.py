@@ -25,9 +25,7 @@ from proxyclip.export import find_format, format_names
 from proxyclip.export.record import ImageRecord
 from proxyclip.files import file_name
 from proxyclip.images import read_image
-from proxyclip.pictures.display import display_size, nearest, smooth
-from proxyclip.pictures.heatmap import heatmap, quantised
-from proxyclip.pictures.overlay import overlay
+from proxyclip.pictures.overlay import display_size, heatmap, nearest, overlay, quantised, smooth
 from proxyclip.segmentation import Segmentation
 from proxyclip.vocabulary import Vocabulary, shortened, split_names, with_background
 

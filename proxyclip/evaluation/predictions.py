@@ -11,7 +11,7 @@ from PIL import Image
 
 from proxyclip.errors import InputError
 from proxyclip.files import file_name, usable, write_image
-from proxyclip.pictures.panels import panels
+from proxyclip.pictures.overlay import panels
 
 
 def run_name(dataset: str, method: str, clip: str | None, vfm: str | None, protocol: dict) -> str:

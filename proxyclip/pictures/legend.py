@@ -4,12 +4,12 @@ All sizes are in units of the font size, which depends on the size of the image.
 """
 
 import math
+from bisect import bisect_right
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
-
-from proxyclip.pictures.fitting import shortened, wrapped
-from proxyclip.pictures.fonts import font_for
+from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, FAINT, AMBER = (255, 255, 255), (34, 34, 40), (125, 125, 135), (255, 214, 102)
 NARROWEST = 24  # font sizes; a narrower image is widened with white, so that a line of text fits
@@ -95,3 +95,120 @@ def joined(images: list[Image.Image], below: bool = True, gap: int = 0) -> Image
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+
+
+# Searched in this order for texts that DejaVu Sans cannot write, such as Chinese, Japanese or Korean ones.
+FALLBACKS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI"),
+    *("Noto Sans", "Arial Unicode MS", "FreeSans", "Unifont"),
+)
+UNKNOWN = "\ufffd"  # replaces a character that no font has
+
+
+def font_for(texts: list[str], size: int) -> tuple[list[str], ImageFont.FreeTypeFont]:
+    """The texts, each on one line, and the font of `size` pixels that has the most of their characters.
+
+    Characters that it lacks are replaced. The font's file is `font.path`.
+    """
+    texts = [" ".join(text.split()) for text in texts]
+    needed = {ord(character) for text in texts for character in text}
+    default = default_font()
+    path = min(candidates(default, needed), key=lambda path: len(needed - characters(path)))
+    missing = dict.fromkeys(needed - characters(path), UNKNOWN)
+    return [text.translate(missing) for text in texts], ImageFont.truetype(path, size)
+
+
+def default_font() -> str:
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+def candidates(default: str, needed: set[int]):
+    """Files of fonts, the default first; the installed ones are only looked up when it lacks a character."""
+    yield default
+    if needed <= characters(default):
+        return
+    from matplotlib.font_manager import FontProperties, findfont
+
+    for family in FALLBACKS:
+        try:
+            yield findfont(FontProperties(family=family), fallback_to_default=False)
+        except ValueError:  # not installed
+            continue
+
+
+@cache
+def characters(path: str) -> frozenset[int]:
+    """The code points that a font file has."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
+
+
+MOST_LETTERS = 400  # measured at a time; more do not fit on any line of a legend
+MOST_LINES = 12
+ELLIPSIS = "…"
+
+
+def letters_within(text: str, font, width: float) -> int:
+    """How many leading letters of `text` fit in `width` pixels."""
+    most = min(len(text), MOST_LETTERS)
+    return bisect_right(range(1, most + 1), width, key=lambda count: font.getlength(text[:count]))
+
+
+def shortened(text: str, font, width: float) -> str:
+    """The text, with an ellipsis in place of what does not fit in `width` pixels."""
+    count = letters_within(text, font, width)
+    if count == len(text):
+        return text
+    count = letters_within(text, font, width - font.getlength(ELLIPSIS))
+    return text[:count].rstrip() + ELLIPSIS
+
+
+def wrapped(text: str, font, width: float) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces where there are any; the last of MOST_LINES is shortened."""
+    lines = []
+    while text and len(lines) < MOST_LINES - 1:
+        count = max(1, letters_within(text, font, width))
+        if count < len(text) and " " in text[1 : count + 1]:
+            count = text.rindex(" ", 1, count + 1)
+        lines.append(text[:count].rstrip())
+        text = text[count:].lstrip()
+    return [*lines, shortened(text, font, width)] if text else lines
+
+
+DPI = 72  # with which a point is a pixel, so font sizes are in pixels
+
+
+def empty_figure(width: float, height: float):
+    """A figure of at least that many pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure((math.ceil(width) / DPI, math.ceil(height) / DPI), dpi=DPI)
+
+
+def as_image(figure) -> Image.Image:
+    """What matplotlib draws of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def widest(texts: list[str], font) -> float:
+    """Pixels of the widest text in a Pillow font, as matplotlib draws it: Pillow may place letters closer."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    renderer, properties = RendererAgg(1, 1, DPI), font_properties(font)
+    sizes = (renderer.get_text_width_height_descent(text, properties, ismath=False) for text in texts if text)
+    return max((width for width, _, _ in sizes), default=0)
+
+
+def font_properties(font):
+    """The file and size of a Pillow font, for matplotlib."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=font.path, size=font.size)

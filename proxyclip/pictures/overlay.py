@@ -1,10 +1,12 @@
 """Class colours over an image."""
 
+import math
+
 import numpy as np
 from PIL import Image
 
-from proxyclip.pictures.display import display_size, nearest, smooth
-from proxyclip.pictures.legend import font_size
+from proxyclip.pictures.legend import PAPER, as_image, empty_figure, font_size, joined, with_caption, with_legend
+from proxyclip.vocabulary import split_names
 
 BAND_PIXELS = 1_000_000  # blended at a time, in floating point
 
@@ -46,3 +48,110 @@ def borders(labels: np.ndarray, thickness: int) -> np.ndarray:
         edge[:, :-step] |= labels[:, :-step] != labels[:, step:]
         edge[:-step] |= labels[:-step] != labels[step:]
     return edge
+
+
+LONG_ENOUGH, SHORT_ENOUGH, TOO_LONG = 320, 24, 1600  # pixels of a side, for tiny images
+LONGEST = 30_000  # pixels of a side; few programs open more, and text beside a very thin image must fit in memory
+
+
+def display_size(height: int, width: int) -> tuple[int, int]:
+    """(H, W) -> (h, w): tiny images are enlarged by a whole number, very long ones reduced, all others as they are."""
+    long, short = max(height, width), min(height, width)
+    if long > LONGEST:
+        return max(1, round(height * LONGEST / long)), max(1, round(width * LONGEST / long))
+    factor = max(1, min(max(math.ceil(LONG_ENOUGH / long), math.ceil(SHORT_ENOUGH / short)), TOO_LONG // long))
+    return factor * height, factor * width
+
+
+def smooth(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Image (H, W, 3) uint8 -> (h, w, 3) uint8, interpolated."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels or probabilities (H, W) -> (h, w), each pixel that of the nearest one."""
+    if values.shape == size:
+        return values
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(values.shape, size, strict=True))
+    return values[rows[:, None], columns]  # (h, w)
+
+
+COLOURS = "inferno"  # of matplotlib: dark violet over red to light yellow, in equal steps of lightness
+
+
+def heatmap(image: np.ndarray, probability: np.ndarray, alpha: float = 0.75) -> Image.Image:
+    """A probability (H, W), 0 to 1, over the image (H, W, 3) uint8 in grey, with its scale to the right.
+
+    alpha: weight of the colours, 0 to 1. What is not a number counts as 0.
+    """
+    from matplotlib import colormaps
+
+    size = display_size(*probability.shape)
+    image = smooth(image, size)  # (h, w, 3)
+    level = nearest(quantised(probability, np.uint8), size)  # (h, w)
+    blended = np.empty_like(image)
+    for rows in bands(size):
+        heat = colormaps[COLOURS](level[rows], bytes=True)[..., :3]
+        blended[rows] = np.rint((1 - alpha) * brightness(image[rows]) + np.float32(alpha) * heat)
+    return joined([Image.fromarray(blended), colour_scale(*size)], below=False)
+
+
+def quantised(probability: np.ndarray, dtype) -> np.ndarray:
+    """(...) in [0, 1] -> the same shape in the range of an unsigned integer type."""
+    probability = np.nan_to_num(probability, nan=0.0).clip(0, 1)
+    return np.rint(np.iinfo(dtype).max * probability).astype(dtype)
+
+
+def colour_scale(height: int, width: int) -> Image.Image:
+    """The colours from 1 at the top to 0 at the bottom, for a heat map of height × width."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    size = font_size(height, width)
+    height = max(height, 8 * size)
+    figure = empty_figure(5 * size, height)
+    axes = figure.add_axes((0.2, size / height, 0.2, 1 - 2 * size / height))
+    scale = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=axes, ticks=[0, 0.5, 1], format="%g")
+    scale.outline.set_visible(False)
+    axes.tick_params(labelsize=size)
+    return as_image(figure)
+
+
+NOT_SCORED, GAP, ALPHA = (190, 190, 190), 8, 0.75  # colour of void pixels; pixels between panels; weight of colours
+WIDE_GAP = 12  # pixels, between panels in several rows
+
+
+def panels(image: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, classes, colours) -> Image.Image:
+    """Image | ground truth | prediction, each under its name, above a legend of both maps' classes.
+
+    image: (h, w, 3) uint8. ground_truth, prediction: class indices (H, W), brought to the image's size; negative where
+    the ground truth is void, which is grey. colours: (K, 3) of the K classes.
+    """
+    size = image.shape[:2]
+    names = [*(split_names(str(name))[0] for name in classes), "not scored"]
+    colours = np.array([*colours, NOT_SCORED], np.uint8)  # (K + 1, 3)
+    maps = {
+        "ground truth": nearest(np.where(ground_truth < 0, len(classes), ground_truth), size),  # (h, w)
+        "prediction": nearest(prediction, size),  # (h, w)
+    }
+    tinted = {"image": Image.fromarray(smooth(image, display_size(*size)))}
+    tinted |= {title: overlay(image, labels, colours, ALPHA) for title, labels in maps.items()}
+    text_size = font_size(*tinted["image"].size)
+    sheet = joined([with_caption(one, title, PAPER, text_size) for title, one in tinted.items()], below=False, gap=GAP)
+    return with_legend(sheet, found_entries(names, colours, maps.values()), text_size)
+
+
+def comparison(rows: list[dict[str, Image.Image]], names, colours: np.ndarray, maps, text_size: int) -> Image.Image:
+    """Rows of images, each under its title, above a legend of the classes in any of the maps (H, W)."""
+    captioned = [[with_caption(panel, title, PAPER, text_size) for title, panel in row.items()] for row in rows]
+    sheet = joined([joined(row, below=False, gap=WIDE_GAP) for row in captioned], gap=WIDE_GAP)
+    return with_legend(sheet, found_entries(names, colours, maps), text_size)
+
+
+def found_entries(names, colours: np.ndarray, maps) -> list[tuple[str, None, np.ndarray]]:
+    """A legend's entries for the classes that occur in any of the maps (H, W), the largest first."""
+    counts = sum(np.bincount(labels.ravel(), minlength=len(names)) for labels in maps)  # (K,)
+    order = np.argsort(-counts, kind="stable")
+    return [(names[index], None, colours[index]) for index in order if counts[index]]

@@ -9,8 +9,7 @@ import pandas as pd
 from proxyclip.errors import NotFound
 from proxyclip.reports.changes import changes, of_published_runs, row_name, value_text
 from proxyclip.reports.published import published_row, published_score
-from proxyclip.reports.run_line import SCORES
-from proxyclip.reports.run_log import read_log
+from proxyclip.reports.run_log import SCORES, read_log
 
 NAMES = ["row", "clip", "vfm"]  # of a row of a table
 NUMBERS = [*SCORES, "seconds", "images_per_second", "published"]

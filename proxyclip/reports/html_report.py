@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -11,14 +12,32 @@ from PIL import Image
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.pictures.charts import Bar, bar_chart, narrowed, stack
-from proxyclip.pictures.panels import panels
+from proxyclip.pictures.overlay import panels
 from proxyclip.reports.changes import changes, row_name, value_text
-from proxyclip.reports.confusions import Confusion, largest_confusions
 from proxyclip.reports.published import published_score
-from proxyclip.reports.run_line import to_text
-from proxyclip.reports.summary import SCORES, format_score
+from proxyclip.reports.run_log import to_text
 
 MOST_IMAGES, MOST_WIDTH = 8, 1600  # the worst images, and their width on the page in pixels
+MOST = 20
+SCORES = ("aAcc", "mIoU", "mAcc", "mIoU_present", "fwIoU")
+
+
+class Confusion(NamedTuple):
+    """Pixels of the class `label` that were predicted as `prediction`.
+
+    of_all, of_class, of_largest: percent of all scored pixels, of the label's, and of those of the largest confusion.
+    """
+
+    label: str
+    prediction: str
+    of_all: float
+    of_class: float
+    of_largest: float
+
+    @property
+    def title(self) -> str:
+        """By the first names of both, for a chart."""
+        return " as ".join(name.split(";")[0].split(",")[0] for name in (self.label, self.prediction))
 
 
 def write_report(folder: Path, run: dict, counts, samples, *, colours, predict, resize, published: dict) -> Path:
@@ -122,3 +141,49 @@ def jpeg(image: Image.Image) -> str:
     data = io.BytesIO()
     narrowed(image, MOST_WIDTH).save(data, "JPEG", quality=85)
     return base64.b64encode(data.getvalue()).decode()
+
+
+def largest_confusions(matrix: np.ndarray, classes: list[str]) -> list[Confusion]:
+    """The pairs of different classes with the most pixels in common, largest first; matrix (K, K)."""
+    wrong = matrix - np.diag(matrix.diagonal())  # (K, K)
+    labelled = matrix.sum(1)  # (K,)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    of_all, of_class = wrong / max(labelled.sum(), 1), wrong / np.maximum(labelled, 1)[:, None]  # (K, K) each
+    return [
+        Confusion(classes[i], classes[j], *(float(100 * x[i, j]) for x in (of_all, of_class, wrong / wrong.max())))
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+
+
+def format_run(run: dict, published: dict) -> str:
+    """The scores of a run, several lines. published: see `proxyclip.reports.published`."""
+    names = " ".join(filter(None, (row_name(run), run.get("clip"), run.get("vfm"))))
+    lines = [f"{run['dataset']}: {names}{speed(run)}"]
+    lines += [f"{outcome}: {run[outcome]}" for outcome in ("missing", "failed") if run.get(outcome)]
+    if run.get("images"):
+        lines.append(format_scores({name: run.get(name) for name in SCORES}))
+    lines += [f"unseen as in {split}: {format_scores(scores)}" for split, scores in run.get("zero_shot", {}).items()]
+    if paper := published_score(run, published):
+        remark = f" ({'; '.join(paper.remarks)})" if paper.remarks else ""
+        lines.append(f"published {paper.metric}: {paper.score}{remark}")
+    lines += [f"left out: {stem}: {why}" for stem, why in run.get("skipped", {}).items()]
+    return "\n".join(lines)
+
+
+def speed(run: dict) -> str:
+    images, seconds = run.get("images"), run.get("seconds")
+    if images is None:
+        return ""
+    count = f", {images} image{'s' * (images != 1)}"
+    return f"{count}, {images / seconds:.3g} images/s" if seconds else count
+
+
+def format_scores(scores: dict) -> str:
+    return "   ".join(f"{name} {format_score(value)}" for name, value in scores.items())
+
+
+def format_score(value: float | None) -> str:
+    """Two decimals; "none" for a score that does not exist, as that of a model without a labelled pixel."""
+    return "none" if value is None else f"{value:.2f}"
