@@ -19,8 +19,7 @@ from pathlib import Path
 import heads
 from configs.calibration import Labelled, labelled_benchmark, labelled_folder
 from configs.load import trained_as
-from proxyclip.command.model_options import PAIRS, add_model_options, chosen_model
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import PAIRS, add_model_options, chosen_model, new_parser
 from proxyclip.errors import InputError
 from proxyclip.files import writable_file, write_image
 from proxyclip.runtime import main_guard, progress_bar

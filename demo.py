@@ -23,8 +23,7 @@ import proxyclip
 from configs.load import trained_as
 from datasets import scenes
 from datasets.scenes.dataset import SyntheticScenes
-from proxyclip.command.model_options import PRESET, ModelChoice, add_model_options, chosen_model
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import PRESET, ModelChoice, add_model_options, chosen_model, new_parser
 from proxyclip.errors import InputError
 from proxyclip.evaluation.metrics import confusion, scores
 from proxyclip.files import output_names, writable_folder, write_image

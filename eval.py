@@ -22,8 +22,7 @@ from configs.benchmark_run import Run, evaluate, print_finished, record
 from configs.load import load_config, trained_as
 from configs.overrides import Overrides, read_overrides
 from configs.protocol import changes, protocol_of
-from proxyclip.command.model_options import PRESET, add_model_options, named_model
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import PRESET, add_model_options, named_model, new_parser
 from proxyclip.files import writable_file, writable_folder
 from proxyclip.reports.run_log import find_run
 from proxyclip.runtime import main_guard

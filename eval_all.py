@@ -27,7 +27,7 @@ from configs.load import find_config, load_config, names, trained_as
 from configs.outcomes import Outcome, Task, table
 from configs.published import PUBLISHED
 from configs.published_protocols import published_protocol
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import new_parser
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import writable_folder
 from proxyclip.loading import find_preset, recorded_name

@@ -22,8 +22,7 @@ from pathlib import Path
 from configs.arguments import add_speed_options, check_numbers
 from configs.load import load_config
 from configs.training import TrainConfig, read_train_settings
-from proxyclip.command.model_options import add_device_options
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import add_device_options, new_parser
 from proxyclip.errors import InputError
 from proxyclip.files import writable_folder
 from proxyclip.runtime import main_guard

@@ -15,7 +15,7 @@ import proxyclip
 from proxyclip.backbones.backends import CompiledTower, converted
 from proxyclip.backbones.precision import exact_float32
 from proxyclip.errors import InputError
-from proxyclip.folder import crew
+from proxyclip.folder import run as run_module
 from proxyclip.loading import plan
 from proxyclip.segmentor import Segmentor
 from proxyclip.vocabulary import Vocabulary
@@ -145,12 +145,12 @@ def test_it_excludes_torch_compile():
 
 
 def test_processes_are_not_forked(monkeypatch):
-    monkeypatch.setattr(crew, "Worker", lambda target, how: how)
-    monkeypatch.setattr(crew, "received", lambda workers: workers)
-    monkeypatch.setattr(crew, "forked", lambda job, shares: ["fork"])
-    two = crew.Crew((None, None), 1, 0, forks=True)
+    monkeypatch.setattr(run_module, "Worker", lambda target, how: how)
+    monkeypatch.setattr(run_module, "received", lambda workers: workers)
+    monkeypatch.setattr(run_module, "forked", lambda job, shares: ["fork"])
+    two = run_module.Crew((None, None), 1, 0, forks=True)
     for options, how in (({}, ["fork"]), ({"backend": "openvino"}, ["spawn", "spawn"])):
-        assert crew.run(SimpleNamespace(model=SimpleNamespace(options=options)), ["a", "b"], two) == how
+        assert run_module.run(SimpleNamespace(model=SimpleNamespace(options=options)), ["a", "b"], two) == how
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "maskclip"])

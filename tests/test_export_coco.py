@@ -7,8 +7,8 @@ import pytest
 from export_cases import NAMES, RECORD, joined, label_maps, random_labels, result_of
 
 from proxyclip.export import find_format
+from proxyclip.export._coco import compressed, run_counts
 from proxyclip.export._format import unique_names
-from proxyclip.export._rle import compressed, run_counts
 from proxyclip.export.record import ImageRecord
 
 pycocotools = pytest.importorskip("pycocotools", reason="pycocotools is not installed")

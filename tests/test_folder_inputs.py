@@ -13,10 +13,8 @@ import pytest
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import file_name
-from proxyclip.folder import naming
-from proxyclip.folder.inputs import find_items
-from proxyclip.folder.items import below, items_of
-from proxyclip.folder.naming import renamed, short_name
+from proxyclip.folder import inputs as inputs_module
+from proxyclip.folder.inputs import below, find_items, items_of, renamed, short_name
 
 
 @pytest.fixture
@@ -196,7 +194,7 @@ def test_items_are_named_as_all_paths_at_once():
 
 def test_equal_hashes_change_no_name(monkeypatch):
     """Names are compared by their hashes first, which two different names may share."""
-    monkeypatch.setattr(naming, "hash", lambda name: len(name) % 2, raising=False)
+    monkeypatch.setattr(inputs_module, "hash", lambda name: len(name) % 2, raising=False)
     paths = ["a.jpg", "b.jpg", "bb.jpg", "B.png", "b_jpg.jpg"]
     assert named(paths) == plainly(paths)
 

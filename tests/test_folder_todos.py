@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxyclip.folder.inputs import find_items
-from proxyclip.folder.items import Items
+from proxyclip.folder.inputs import Items, find_items
 from proxyclip.folder.job import Job
 from proxyclip.folder.todos import Todo
 from proxyclip.vocabulary import Vocabulary

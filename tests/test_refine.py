@@ -18,8 +18,7 @@ from scored import score_images
 from proxyclip.errors import InputError, NotFound
 from proxyclip.labels import LabelRule, decide_labels
 from proxyclip.refine import Guide, read_refinement, refinement_names, sam
-from proxyclip.refine._regions import ByMasks
-from proxyclip.refine.masks import read_masks
+from proxyclip.refine.masks import ByMasks, read_masks
 from proxyclip.refine.pamr import Options, Refinement
 from proxyclip.windows import Batches, SlidingWindows, View, WindowScores
 

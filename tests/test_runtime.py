@@ -10,7 +10,7 @@ import ranks_helper
 import torch
 
 from proxyclip import runtime
-from proxyclip.folder.crew import crew_for
+from proxyclip.folder.run import crew_for
 
 HERE = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -156,7 +156,7 @@ def test_cores_are_those_that_the_process_is_bound_to(groups, monkeypatch):
 @pytest.fixture
 def seven_cores(monkeypatch):
     monkeypatch.setattr(runtime, "cores", lambda: 7)
-    monkeypatch.setattr("proxyclip.folder.crew.cores", lambda: 7)
+    monkeypatch.setattr("proxyclip.folder.run.cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     del os.environ["OMP_NUM_THREADS"]
 

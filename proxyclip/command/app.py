@@ -14,8 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from proxyclip.command.model_options import add_model_options, chosen_model
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import add_model_options, chosen_model, new_parser
 from proxyclip.errors import InputError
 from proxyclip.options import LARGEST
 from proxyclip.runtime import main_guard

@@ -108,3 +108,10 @@ def chosen_model(options: argparse.Namespace, trained: Callable | None) -> Model
     named = named_model(options) | {"device": options.device, "precision": options.precision}
     of_head = getattr(options, "checkpoint", None), getattr(options, "train_config", None)
     return ModelChoice(named, tuple(options.settings), *of_head, trained)
+
+
+def new_parser(doc: str, command: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose help text is the docstring, line by line. command: a command of `proxyclip`."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    name = command and f"proxyclip {command}"
+    return argparse.ArgumentParser(prog=name, description=doc, formatter_class=formatter, allow_abbrev=command is None)

@@ -3,7 +3,7 @@
 proxyclip presets
 """
 
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import new_parser
 from proxyclip.loading import presets
 
 

@@ -13,12 +13,10 @@ import argparse
 import warnings
 from collections.abc import Callable
 
-from proxyclip.command.model_options import ModelChoice, add_model_options, chosen_model
-from proxyclip.command.parser import new_parser
+from proxyclip.command.model_options import ModelChoice, add_model_options, chosen_model, new_parser
 from proxyclip.errors import InputError
 from proxyclip.export import format_names
-from proxyclip.folder.inputs import find_items
-from proxyclip.folder.items import Items
+from proxyclip.folder.inputs import Items, find_items
 from proxyclip.folder.job import Job
 from proxyclip.folder.video import require_av
 from proxyclip.runtime import main_guard

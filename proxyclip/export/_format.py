@@ -1,5 +1,6 @@
 """What all formats have in common."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,3 +56,9 @@ def unique_names(classes: tuple[str, ...]) -> tuple[str, ...]:
         used.add(name)
         names.append(name)
     return tuple(names)
+
+
+def json_bytes(value) -> bytes:
+    """The value as one line of UTF-8. Half a character, as in file names that are not Unicode, becomes its escape."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace")

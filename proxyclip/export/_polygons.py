@@ -9,6 +9,9 @@ Two conventions, each with the readers that draw such a polygon as exactly these
 `around_pixels`: the corners are corners of pixels: pixel (x, y) covers x to x + 1 and y to y + 1 (pycocotools).
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -78,3 +81,34 @@ def corners(loop: np.ndarray) -> np.ndarray:
     before = np.concatenate((after[-1:], after[:-1]))
     turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
     return loop[turns | ((before * after).sum(axis=1) < 0)]
+
+
+class ClassMask(NamedTuple):
+    """The pixels of one class, cut out: mask (h, w) uint8, 0 or 1, whose upper left pixel is (left, top)."""
+
+    label: int
+    left: int
+    top: int
+    mask: np.ndarray
+
+
+def class_masks(labels: np.ndarray) -> Iterator[ClassMask]:
+    """The classes in a label map (H, W), in label order, each with its bounding box."""
+    for label in np.flatnonzero(np.bincount(labels.ravel())).tolist():
+        mask = (labels == label).view(np.uint8)  # (H, W)
+        left, top, width, height = cv2.boundingRect(mask)
+        yield ClassMask(label, left, top, mask[top : top + height, left : left + width])  # (h, w)
+
+
+def regions(mask: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Left, top and mask (h, w) of each connected region of a mask, in its bounding box.
+
+    Pixels that touch at an edge or a corner belong together.
+    """
+    _, numbers = cv2.connectedComponents(mask, connectivity=8)
+    outlines, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    for outline, (_, _, _, parent) in zip(outlines, hierarchy[0].tolist(), strict=True):
+        if parent < 0:  # not a hole
+            left, top, width, height = cv2.boundingRect(outline)
+            x, y = outline[0, 0]
+            yield left, top, numbers[top : top + height, left : left + width] == numbers[y, x]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from proxyclip.export._coco import CocoFormat
-from proxyclip.export._rle import class_runs, compressed, run_counts
+from proxyclip.export._coco import CocoFormat, class_runs, compressed, run_counts
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from proxyclip.export._coco import CocoFormat
-from proxyclip.export._polygons import around_pixels
-from proxyclip.export._regions import class_masks
+from proxyclip.export._polygons import around_pixels, class_masks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from proxyclip.errors import InputError
 from proxyclip.export._format import BaseFormat
-from proxyclip.export._regions import class_masks, regions
+from proxyclip.export._polygons import class_masks, regions
 from proxyclip.export.record import ImageRecord
 from proxyclip.pictures.palette import class_colours
 from proxyclip.segmentation import Segmentation

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from proxyclip.export._format import BaseFormat
-from proxyclip.export._json import json_bytes
-from proxyclip.export._polygons import through_pixels
-from proxyclip.export._regions import class_masks
+from proxyclip.export._format import BaseFormat, json_bytes
+from proxyclip.export._polygons import class_masks, through_pixels
 from proxyclip.export.record import ImageRecord
 from proxyclip.segmentation import Segmentation
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from proxyclip.folder.items import Item, Items
+from proxyclip.folder.inputs import Item, Items
 from proxyclip.folder.job import Job
 from proxyclip.folder.stream import Report
 from proxyclip.folder.video import encode_video, examine

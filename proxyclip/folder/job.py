@@ -9,7 +9,7 @@ import numpy as np
 
 from proxyclip.errors import InputError
 from proxyclip.export import find_format
-from proxyclip.folder.items import Item, Items
+from proxyclip.folder.inputs import Item, Items
 from proxyclip.folder.storage import Folder, Store, open_storage
 from proxyclip.folder.todos import Todos
 from proxyclip.images import MAX_PIXELS

@@ -14,7 +14,7 @@ import numpy as np
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.export.record import ImageRecord
-from proxyclip.folder.items import Item
+from proxyclip.folder.inputs import Item
 from proxyclip.folder.job import Job
 from proxyclip.folder.storage import is_address, read_address
 from proxyclip.folder.todos import Todo, Todos

@@ -6,7 +6,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from proxyclip.folder.items import Item, Items
+from proxyclip.folder.inputs import Item, Items
 
 
 class Todo(NamedTuple):

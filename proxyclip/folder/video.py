@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from proxyclip.errors import InputError
-from proxyclip.folder.items import ending
+from proxyclip.folder.inputs import ending
 from proxyclip.folder.storage import is_address, opened
 from proxyclip.images import check_regular_file, check_size
 from proxyclip.pictures.legend import with_legend

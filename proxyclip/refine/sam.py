@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proxyclip.backbones.checkpoints import fingerprint, fixed_seed, import_library, load_strict, read_checkpoint
 from proxyclip.errors import InputError, NotFound
 from proxyclip.refine import Guide
-from proxyclip.refine._regions import ByMasks
+from proxyclip.refine.masks import ByMasks
 
 VARIANTS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the width of the image encoder
 WIDTH = "image_encoder.pos_embed"
