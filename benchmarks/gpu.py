@@ -77,7 +77,7 @@ def seconds_of(limit: int, root: Path, name: str, pair: str, precision: str, opt
     chosen = [f"{field}={value}" for field, value in model_options(pair).items()]
     arguments = ["--config", name, "--data-root", root, "--json", root / "line.json", "--workdir", root / "work"]
     arguments += ["--device", options.device, "--precision", precision, "--workers", options.workers, "--limit", limit]
-    arguments += ["--set", *chosen] if chosen else ["--model", pair]
+    arguments += ["--set", *chosen] if chosen else ["--preset", pair]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are too long for a small CLIP
         evaluation.main([*map(str, arguments), *["--compile"][: options.compile]])

@@ -67,7 +67,7 @@ def evaluate(options, subject: str | Path) -> dict:
     """Scores of a method or of a checkpoint on the test scenes, in percent."""
     file = options.workdir / "scores" / f"{Path(subject).name}.json"
     if not file.exists():
-        model = ["--model", "mini", "--method"] if isinstance(subject, str) else ["--checkpoint"]
+        model = ["--preset", "mini", "--method"] if isinstance(subject, str) else ["--checkpoint"]
         outputs = ["--json", file, "--workdir", file.with_suffix("")]
         run(options, ["eval.py", "--config", "scenes", *model, subject, *outputs])
     scores = json.loads(file.read_text())["zero_shot"]["scenes"]

@@ -32,7 +32,7 @@ def test_a_configuration_of_a_head(capsys):
     assert once > 1 and half == pytest.approx(once / 2, abs=0.11)
     middle, low, high = map(float, re.fullmatch(r"([\d.]+) images/s \(([\d.]+) to ([\d.]+)\)", found["speed"]).groups())
     assert 0 < low <= middle <= high
-    assert re.fullmatch(r"\d+\.\d\d GiB of the process", found["peak memory"])
+    assert re.fullmatch(r"\d+\.\d\d GB of the process", found["peak memory"])
 
 
 def test_a_preset(capsys):

@@ -15,6 +15,7 @@ import argparse
 import os
 import statistics
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +32,11 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import heads
-from benchmarks.measure import machine, measure
 from configs.arguments import check_numbers
 from configs.load import load_config
 from configs.training import TrainConfig
 from heads.clips import find_clip
+from heads.training.loop import peak_megabytes
 from heads.training.plan import plan_head
 from proxyclip.backbones import build_clip
 from proxyclip.backbones.build_clip import uses_quick_gelu
@@ -117,17 +118,22 @@ def main(arguments: list[str] | None = None) -> None:
     model.encode_classes = lambda vocabulary: text
     shape = options.size or [model.short_side or model.windows.crop] * 2
     image, names = np.zeros((*shape, 3), np.uint8), [f"name {index}" for index in range(classes)]
-    results = [measure(lambda: model.segment(image, names)) for _ in range(options.rounds + 1)]
+    seconds = []
+    for _ in range(options.rounds + 1):
+        started = time.perf_counter()
+        model.segment(image, names)
+        seconds.append(time.perf_counter() - started)
+    peak = peak_megabytes(model.device) / 1000  # before operations are counted, which takes memory as well
     size = model.resize.size(*shape)
     operations = count_operations(model, torch.zeros(3, *size, device=model.device), text)
     total, trained = (
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or everything) / 1e6
         for everything in (True, False)
     )
-    seconds, windows = [result["seconds"] for result in results[1:]], model.windows.count(size)
+    windows, (_, *seconds) = model.windows.count(size), seconds
     middle, low, high = 1 / statistics.median(seconds), 1 / max(seconds), 1 / min(seconds)
     on_cpu = model.device.type == "cpu"
-    where = machine() if on_cpu else torch.cuda.get_device_name(model.device)
+    where = f"{torch.get_num_threads()} CPU threads" if on_cpu else torch.cuda.get_device_name(model.device)
     print(f"{options.model}: {model.method}, {clip}{', random weights' * clip.endswith(':random')}")
     print(f"{where}, {model.settings()['precision']}")
     print(f"image         {size[1]}x{size[0]} pixels, {windows} window{'s'[: windows > 1]}, {classes} classes")
@@ -135,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     flop = f"{operations / 1e9:.1f} GFLOPs; {operations / 2e9:.1f} with a multiplication and an addition as one"
     print(f"operations    {flop}")
     print(f"speed         {middle:.2f} images/s ({low:.2f} to {high:.2f})")
-    print(f"peak memory   {results[-1]['peak']:.2f} GiB of {'the process' if on_cpu else 'the device'}")
+    print(f"peak memory   {peak:.2f} GB of {'the process' if on_cpu else 'the device'}")
 
 
 if __name__ == "__main__":
