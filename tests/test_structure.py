@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "tools": {*ROOMS, "tools"},
     "benchmarks": {*ROOMS, "tools", "benchmarks", "eval"},
 }
+OUTER = {f"proxyclip.{room}" for room in ("evaluation", "folder", "reports", "app", "command", "__main__")}
 ENGINE_OF_DATASETS = {"errors", "files", "images", "runtime", "vocabulary", "evaluation.reading"}
 FOREIGN_CODE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "os.system"}
 
@@ -75,12 +76,15 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 def test_arrows_point_down():
-    """Scripts know all rooms but not each other; of the engine, datasets know what reads and writes files."""
+    """Scripts know all rooms but not each other; of the engine, datasets know what reads and writes files, and methods,
+    backbones and results do not know who uses them."""
     scripts = {name for name, file in OURS.items() if file.parent == ROOT}
     assert {"eval", "eval_all", "demo", "doctor"} <= scripts
     for name, file in OURS.items():
         room, rooms = name.partition(".")[0], {other.partition(".")[0] for other in imports(file)}
         assert rooms <= MAY_IMPORT.get(room, {name, *ROOMS}), name
+        outer = {other for other in imports(file) if ".".join(other.split(".")[:2]) in OUTER}
+        assert not outer or ".".join(name.split(".")[:2]) in OUTER or room != "proxyclip", name
         if room == "datasets":
             engine = {other.partition(".")[2] for other in imports(file) if other.startswith("proxyclip.")}
             assert engine <= ENGINE_OF_DATASETS, name
