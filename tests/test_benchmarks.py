@@ -75,7 +75,7 @@ def test_summary_tells_stuff_from_things():
     label = np.arange(24).repeat(10)
     prediction = label.copy()
     prediction[label == scenes.CLASSES.index("cup")] = scenes.CLASSES.index("sun")
-    found = methods.summary(confusion(prediction, label, 24))
+    found = methods.summary(np.asarray(confusion(prediction, label, 24)))
     assert found["stuff"] == 100
     assert found["things"] == pytest.approx((13 * 100 + 50) / 15)
     assert found["mIoU"] == pytest.approx((22 * 100 + 50) / 24)
