@@ -17,10 +17,9 @@ import time
 import warnings
 from pathlib import Path
 
-from configs.arguments import add_data_options, add_speed_options, check_numbers
 from configs.benchmark_run import Run, evaluate, print_finished, record
 from configs.load import load_config, trained_as
-from configs.overrides import Overrides, read_overrides
+from configs.overrides import Overrides, add_data_options, add_speed_options, check_numbers, read_overrides
 from configs.protocol import changes, protocol_of
 from proxyclip.command.model_options import PRESET, add_model_options, named_model, new_parser
 from proxyclip.files import writable_file, writable_folder

@@ -22,9 +22,9 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 
-from configs.arguments import add_data_options, check_numbers
+from configs.benchmark_run import Outcome, Task, table
 from configs.load import find_config, load_config, names, trained_as
-from configs.outcomes import Outcome, Task, table
+from configs.overrides import add_data_options, check_numbers
 from configs.published import PUBLISHED
 from configs.published_protocols import published_protocol
 from proxyclip.command.model_options import new_parser

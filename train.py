@@ -19,8 +19,8 @@ from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
-from configs.arguments import add_speed_options, check_numbers
 from configs.load import load_config
+from configs.overrides import add_speed_options, check_numbers
 from configs.training import TrainConfig, read_train_settings
 from proxyclip.command.model_options import add_device_options, new_parser
 from proxyclip.errors import InputError

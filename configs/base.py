@@ -5,14 +5,16 @@ classes, and how images are cut. The data root, the model and the device are com
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import get_type_hints
 
 from datasets.segmentation import SegmentationData
-from proxyclip.errors import InputError, nearest
+from proxyclip.errors import InputError, NotFound, nearest
 from proxyclip.options import check_type
-from proxyclip.vocabulary import Vocabulary
+from proxyclip.vocabulary import Vocabulary, class_lines, read_class_file, split_names
 
 MODEL_FIELDS = ("short_side", "crop", "stride", "logit_scale")  # options of the model that a benchmark may set
 
@@ -110,3 +112,36 @@ class EvalConfig:
             "void": self.data.void_rule,
             "queries": hashlib.sha256("\n".join(self.queries).encode()).hexdigest()[:12],
         }
+
+
+WORDS = Path(__file__).resolve().parent / "words"
+
+
+def read_words(name: str | Path, count: int | None = None) -> tuple[str, ...]:
+    """The lines of a class file, each with its synonyms separated by "; ". A name without a path is a file in `words/`.
+
+    Whitespace around names and line endings are ignored. Raises NotFound, and InputError for an empty or repeated line
+    and if there are not `count` lines.
+    """
+    path = WORDS / f"{name}.txt" if Path(name).name == str(name) and not Path(name).suffix else Path(name)
+    if not os.path.exists(path):
+        known = sorted(file.stem for file in WORDS.glob("*.txt"))
+        raise NotFound(f"class file {path} does not exist; included: {', '.join(known)}")
+    words = []
+    for number, line in enumerate(class_lines(read_class_file(path)), start=1):
+        synonyms = split_names(line)
+        if not all(synonyms):
+            raise InputError(f"{path}, line {number}: empty name")
+        if (entry := "; ".join(synonyms)) in words:
+            raise InputError(f"{path}, line {number}: {entry!r} repeats line {words.index(entry) + 1}")
+        words.append(entry)
+    if not words or count not in (None, len(words)):
+        expected = f"expected {count}, one per class" if count else "write one class per line"
+        raise InputError(f"{path} has {len(words)} lines; {expected}")
+    return tuple(words)
+
+
+def in_one_word(names: str) -> dict[str, str]:
+    """Prompts without spaces, as some published runs write them: "traffic light, hot dog" -> {"traffic light":
+    "trafficlight", "hot dog": "hotdog"}."""
+    return {name: name.replace(" ", "") for name in names.split(", ")}

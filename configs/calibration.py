@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.load import load_config
-from datasets.labelled_folder import LabelledFolder
+from datasets.folder import LabelledFolder
 from proxyclip.errors import InputError, nearest
 from proxyclip.vocabulary import Vocabulary
 

@@ -1,8 +1,7 @@
 """ADE20K val (SceneParse150), 150 classes; unlabelled pixels are not scored."""
 
-from configs.base import EvalConfig
-from configs.class_file import in_one_word, read_words
-from datasets.palettes import ADE20K as COLOURS
+from configs.base import EvalConfig, in_one_word, read_words
+from datasets.label_map import ADE20K as COLOURS
 from datasets.segmentation import SegmentationData, Split
 
 ADE20K = SegmentationData(

@@ -1,7 +1,6 @@
 """ADE20K full val, its 847 most frequent classes; all other pixels are not scored."""
 
-from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.base import EvalConfig, read_words
 from datasets.segmentation import SegmentationData, Split
 
 ADE847 = SegmentationData(

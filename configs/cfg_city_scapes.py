@@ -1,8 +1,7 @@
 """Cityscapes val, 19 classes."""
 
-from configs.base import EvalConfig
-from configs.class_file import in_one_word, read_words
-from datasets.palettes import CITYSCAPES as COLOURS
+from configs.base import EvalConfig, in_one_word, read_words
+from datasets.label_map import CITYSCAPES as COLOURS
 from datasets.segmentation import SegmentationData, Split
 
 CITYSCAPES = SegmentationData(

@@ -1,8 +1,7 @@
 """COCO val2017, the 80 thing classes and background."""
 
-from configs.base import EvalConfig
-from configs.class_file import read_words
-from datasets.palettes import COCO_STUFF
+from configs.base import EvalConfig, read_words
+from datasets.label_map import COCO_STUFF
 from datasets.segmentation import SegmentationData, Split
 
 COCO_OBJECT = SegmentationData(

@@ -1,8 +1,7 @@
 """COCO-Stuff 164k val2017, 80 thing and 91 stuff classes."""
 
-from configs.base import EvalConfig
-from configs.class_file import in_one_word, read_words
-from datasets.palettes import COCO_STUFF
+from configs.base import EvalConfig, in_one_word, read_words
+from datasets.label_map import COCO_STUFF
 from datasets.segmentation import SegmentationData, Split
 
 COCO_STUFF164K = SegmentationData(

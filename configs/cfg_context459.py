@@ -1,7 +1,6 @@
 """Pascal Context val, all 459 classes."""
 
-from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.base import EvalConfig, read_words
 from datasets.segmentation import SegmentationData, Split
 
 CONTEXT459 = SegmentationData(

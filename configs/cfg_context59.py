@@ -1,8 +1,7 @@
 """Pascal Context val, 59 classes; background pixels are not scored."""
 
-from configs.base import EvalConfig
-from configs.class_file import read_words
-from datasets.palettes import ADE20K
+from configs.base import EvalConfig, read_words
+from datasets.label_map import ADE20K
 from datasets.segmentation import SegmentationData, Split
 
 CONTEXT59 = SegmentationData(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from configs.base import EvalConfig
 from configs.cfg_context59 import CONTEXT59
-from datasets.palettes import ADE20K
+from datasets.label_map import ADE20K
 
 CONTEXT60 = replace(
     CONTEXT59,

@@ -1,7 +1,6 @@
 """Pascal VOC 2012 val, 20 object classes; background pixels are not scored."""
 
-from configs.base import EvalConfig
-from configs.class_file import read_words
+from configs.base import EvalConfig, read_words
 from datasets.segmentation import SegmentationData, Split
 
 VOC20 = SegmentationData(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from configs.base import EvalConfig
 from configs.cfg_voc20 import VOC20
-from datasets.palettes import pascal
+from datasets.label_map import pascal
 
 VOC21 = replace(
     VOC20, name="voc21", classes=("background", *VOC20.classes), palette=pascal(21), zero_is_void=False, unseen={}

@@ -1,10 +1,11 @@
 """Settings from the command line: fields of a configuration, and options of the model."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from configs.base import MODEL_FIELDS, EvalConfig
-from configs.class_file import read_words
+from configs.base import MODEL_FIELDS, EvalConfig, read_words
 from configs.published_protocols import published_protocol
 from proxyclip.errors import InputError
 from proxyclip.options import field_types, parse_settings
@@ -78,3 +79,30 @@ def find_options(method: str) -> type:
     from proxyclip.methods import find_method  # here: only these options need torch
 
     return find_method(method).Options
+
+
+MOST = {"workers": 256}  # each is a process with the memory of an image
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Where images are, and where results are written."""
+    add = parser.add_argument
+    add("--data-root", type=Path, help="folder that contains the datasets (default: $PROXYCLIP_DATA or data/)")
+    add("--workdir", type=Path, default=Path("work/eval"), help="folder for results (default: work/eval)")
+    add("--limit", type=int, metavar="N", help="only the first N images of a dataset")
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """How much runs at a time."""
+    add = parser.add_argument
+    add("--batch-windows", type=int, metavar="N", help="windows per batch (default: depends on their size)")
+    add("--workers", type=int, metavar="N", help="data-loading processes (default: up to 8; 1 on a CPU)")
+
+
+def check_numbers(options: argparse.Namespace, **least: int) -> None:
+    """InputError for the first of these options that is below its minimum, or above its maximum in MOST."""
+    for name, bound in least.items():
+        if (value := getattr(options, name)) is not None and value < bound:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+        if value is not None and value > MOST.get(name, value):
+            raise InputError(f"--{name.replace('_', '-')} must be at most {MOST[name]}, not {value}")

@@ -1,6 +1,6 @@
 """Published scores for reference columns: none measured by this project, always marked as published.
 
-They are passed to the tables as an argument. The fields of a row are documented in `proxyclip.reports.published`.
+They are passed to the tables as an argument. The fields of a row are documented in `proxyclip.reports.frames`.
 """
 
 import json

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from configs.training import TrainConfig
-from datasets.labels_for_training import LabelTable
+from datasets.augment import LabelTable
 from datasets.training import TrainingSamples, read_batches
 
 

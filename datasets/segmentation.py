@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.checks import check_plain_name, checked_names, is_whole
 from datasets.downloads import how_to_unpack
-from datasets.folder import SegmentationFolder
-from datasets.label_map import LabelValues
-from datasets.palettes import Colours, pascal
-from datasets.split import Split
+from datasets.folder import SegmentationFolder, Split, check_plain_name, checked_names, is_whole
+from datasets.label_map import Colours, LabelValues, pascal
 from proxyclip.errors import InputError, NotFound, nearest
 
 ROOT_VARIABLE = "PROXYCLIP_DATA"

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.augment import PADDED, Augment
-from datasets.checks import is_whole
+from datasets.augment import PADDED, Augment, LabelTable
+from datasets.folder import is_whole
 from datasets.label_map import VOID
-from datasets.labels_for_training import LabelTable
 from proxyclip.errors import InputError
 from proxyclip.evaluation.reading import read_ahead
 

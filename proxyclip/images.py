@@ -209,13 +209,3 @@ def to_tensor(image: np.ndarray):
 
     channels = image.transpose(2, 0, 1)  # (3, H, W)
     return torch.from_numpy(np.divide(channels, 255, out=np.empty(channels.shape, np.float32), dtype=np.float32))
-
-
-def normalise(images, mean, std):
-    """(..., 3, H, W) in [0, 1] -> the same shape in units of a model's training data; mean and std have 3 numbers."""
-    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
-
-
-def denormalise(images, mean, std):
-    """The way back: (..., 3, H, W) normalised with mean and std -> [0, 1]."""
-    return images * images.new_tensor(std)[:, None, None] + images.new_tensor(mean)[:, None, None]

@@ -39,7 +39,7 @@ class Segmentation:
 
     def colours(self) -> np.ndarray:
         """(K, 3) uint8 RGB: a name has the same colour in every result, unless two names clash."""
-        from proxyclip.pictures.palette import class_colours  # here and below: pictures are drawn only on request
+        from proxyclip.pictures.overlay import class_colours  # here and below: pictures are drawn only on request
 
         return class_colours(self.classes)
 

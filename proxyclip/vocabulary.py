@@ -180,12 +180,6 @@ def class_lines(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def split_queries(lines) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """All names of a published class file in order, and the index of the class of each; nothing is stripped."""
-    pairs = [(name, index) for index, line in enumerate(lines) for name in line.split(SEPARATOR)]
-    return tuple(name for name, _ in pairs), tuple(index for _, index in pairs)
-
-
 def warn_unknown(vocabulary: Vocabulary, known: tuple[str, ...] | None) -> None:
     """Warns about words that a CLIP with the small vocabulary `known` was not trained on."""
     if known is None:

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.augment import IMAGENET_MEAN, Augment, distort
+from datasets.augment import IMAGENET_MEAN, UNLABELLED, Augment, distort
 from datasets.label_map import VOID
-from datasets.labels_for_training import UNLABELLED
 from datasets.training import to_tensors
 from proxyclip.errors import InputError
 

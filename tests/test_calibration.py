@@ -14,7 +14,7 @@ import calibrate
 import proxyclip
 from configs.calibration import labelled_benchmark
 from datasets import scenes
-from datasets.labelled_folder import LabelledFolder
+from datasets.folder import LabelledFolder
 from proxyclip.errors import InputError, NotFound
 from proxyclip.evaluation.calibration import THRESHOLDS, count_thresholds, curves, matrices_of
 from proxyclip.evaluation.metrics import confusion, scores

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from configs.class_file import WORDS, read_words
+from configs.base import WORDS, read_words
 from proxyclip.errors import InputError, NotFound
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny_clip
 import torch
 import torch.nn.functional as F
+from statistics_of_images import normalise
 from test_loading import write
 from torch import nn
 
@@ -17,7 +18,6 @@ from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.layers import run_block
 from proxyclip.errors import InputError
-from proxyclip.images import normalise
 
 TOWERS = [
     {},

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs.base import EvalConfig
-from configs.class_file import WORDS, read_words
+from configs.base import WORDS, EvalConfig, read_words
 from configs.load import load_config, names
 from configs.overrides import read_overrides
 from datasets.segmentation import SegmentationData, Split

@@ -13,7 +13,7 @@ from tiny_benchmarks import LAYOUTS, build
 
 import datasets
 from configs.load import load_config
-from datasets import palettes
+from datasets import label_map
 from datasets.downloads import all_archives, archives, table
 from datasets.label_map import VOID
 from datasets.segmentation import SegmentationData, Split, data_root
@@ -355,20 +355,20 @@ def test_scripts_end_with_code_2(capsys):
 
 
 def test_palettes():
-    assert palettes.pascal(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
-    assert palettes.pascal(1, first=20) == ((0, 64, 128),)
-    assert len(palettes.CITYSCAPES) == 19 == len(set(palettes.CITYSCAPES))
-    assert (len(palettes.ADE20K), len(palettes.COCO_STUFF)) == (150, 171)
-    assert palettes.CITYSCAPES[0] == (128, 64, 128) and palettes.CITYSCAPES[-1] == (119, 11, 32)
-    assert palettes.ADE20K[0] == (120, 120, 120) and palettes.ADE20K[-1] == (92, 0, 255)
-    assert palettes.COCO_STUFF[0] == (240, 128, 128) and palettes.COCO_STUFF[-1] == (64, 64, 0)
+    assert label_map.pascal(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert label_map.pascal(1, first=20) == ((0, 64, 128),)
+    assert len(label_map.CITYSCAPES) == 19 == len(set(label_map.CITYSCAPES))
+    assert (len(label_map.ADE20K), len(label_map.COCO_STUFF)) == (150, 171)
+    assert label_map.CITYSCAPES[0] == (128, 64, 128) and label_map.CITYSCAPES[-1] == (119, 11, 32)
+    assert label_map.ADE20K[0] == (120, 120, 120) and label_map.ADE20K[-1] == (92, 0, 255)
+    assert label_map.COCO_STUFF[0] == (240, 128, 128) and label_map.COCO_STUFF[-1] == (64, 64, 0)
 
 
 @pytest.mark.parametrize("config", ["ade847", "context459"])
 def test_palettes_of_our_own_are_distinct_and_stable(config):
     colours = load_config(config).data.colours
     assert len(set(colours)) == len(colours) and (0, 0, 0) not in colours
-    assert colours == palettes.pascal(847, first=1)[: len(colours)]
+    assert colours == label_map.pascal(847, first=1)[: len(colours)]
 
 
 def test_datasets_is_ours():

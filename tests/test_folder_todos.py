@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from proxyclip.folder.inputs import Items, find_items
-from proxyclip.folder.job import Job
-from proxyclip.folder.todos import Todo
+from proxyclip.folder.job import Job, Todo
 from proxyclip.vocabulary import Vocabulary
 
 FORMATS = ("labels", "coco", "yolo", "overlay")

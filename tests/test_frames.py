@@ -12,8 +12,7 @@ from runs import CHANGED, CHANGED_NAME, B, L, run, without
 from configs.published import PUBLISHED
 from proxyclip.errors import NotFound
 from proxyclip.reports import read_runs
-from proxyclip.reports.changes import changes, row_name
-from proxyclip.reports.frames import newest, runs_frame
+from proxyclip.reports.frames import changes, newest, row_name, runs_frame
 from proxyclip.reports.run_log import append_run
 
 HERE = Path(__file__).resolve().parents[1]

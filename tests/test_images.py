@@ -14,18 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import EpsImagePlugin, Image
+from statistics_of_images import denormalise, normalise
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.images import (
-    Resize,
-    denormalise,
-    installed_formats,
-    normalise,
-    read_image,
-    resize,
-    scaled_size,
-    to_tensor,
-)
+from proxyclip.images import Resize, installed_formats, read_image, resize, scaled_size, to_tensor
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "golden" / "data") / "proxyclip"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference data at {GOLDEN}")

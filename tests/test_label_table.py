@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
+from datasets.augment import UNLABELLED, LabelTable
 from datasets.label_map import VOID
-from datasets.labels_for_training import UNLABELLED, LabelTable
 from heads import losses
 from proxyclip.errors import InputError
 

@@ -4,12 +4,12 @@ import pytest
 import tiny_clip
 import torch
 import torch.nn.functional as F
+from statistics_of_images import normalise
 from tiny_vfm import images, tiny
 
 import proxyclip
 from proxyclip.backbones.layers import Normalise, cached_sampling_matrix, convolution, linear, resample
 from proxyclip.errors import InputError
-from proxyclip.images import normalise
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")

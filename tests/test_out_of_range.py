@@ -5,7 +5,7 @@ import os
 import pytest
 
 import eval as eval_script
-from configs.arguments import MOST
+from configs.overrides import MOST
 from datasets.scenes import contact_sheet
 from datasets.scenes.__main__ import main as scenes_main
 from proxyclip.errors import InputError

@@ -23,11 +23,11 @@ from proxyclip.pictures.overlay import (
     display_size,
     heatmap,
     nearest,
+    oklab,
     overlay,
     panels,
     quantised,
 )
-from proxyclip.pictures.palette import oklab
 
 ROOT = Path(__file__).parents[1]
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)

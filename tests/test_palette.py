@@ -5,14 +5,12 @@ import itertools
 import numpy as np
 from stripes import NAMES, names
 
-from proxyclip.pictures.palette import class_colours, oklab, palette, srgb
+from proxyclip.pictures.overlay import class_colours, oklab, palette
 
 
-def test_oklab_of_white_and_back():
+def test_oklab_of_white_and_red():
     np.testing.assert_allclose(oklab(np.ones(3)), [1, 0, 0], atol=1e-3)
     np.testing.assert_allclose(oklab(np.array([1.0, 0, 0])), [0.628, 0.2249, 0.1258], atol=1e-3)  # as published
-    colours = palette() / 255
-    np.testing.assert_allclose(srgb(oklab(colours)), colours, atol=1e-6)
 
 
 def test_colours_of_names_are_fixed():

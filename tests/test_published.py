@@ -5,8 +5,8 @@ from runs import CHANGED, B, L, rendered, run, table
 
 from configs import load as configs
 from configs.published import PUBLISHED
+from proxyclip.reports.frames import published_score
 from proxyclip.reports.html_report import format_run
-from proxyclip.reports.published import published_score
 
 CATSEG = {"model": "CAT-Seg", "clip": "ViT-L-14-336:openai", "vfm": None}
 

@@ -17,8 +17,8 @@ from configs.published_protocols import METHODS, published_protocol
 from proxyclip.errors import InputError
 from proxyclip.loading import plan
 from proxyclip.methods import find_method
+from proxyclip.reports.frames import published_score
 from proxyclip.reports.html_report import format_run
-from proxyclip.reports.published import published_score
 
 BENCHMARKS = {config.data.name: config for config in map(configs.load_config, configs.names())}
 EIGHT = ("voc20", "voc21", "context59", "context60", "coco_object", "coco_stuff164k", "city_scapes", "ade20k")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import scenes
-from datasets.scenes import stored
+from datasets.scenes import dataset
 from datasets.scenes.dataset import SyntheticScenes
 from proxyclip.errors import InputError
 
@@ -70,7 +70,7 @@ def test_nothing_is_stored_unless_asked(tmp_path):
 
 def test_other_code_or_another_size_has_a_folder_of_its_own(tmp_path, monkeypatch):
     opened(tmp_path)[0]
-    monkeypatch.setattr(stored, "generator_version", lambda: "other")
+    monkeypatch.setattr(dataset, "generator_version", lambda: "other")
     opened(tmp_path)[0]
     SyntheticScenes(size=64, splits=SPLITS, store=True).open(tmp_path, "train")[0]
     folders = {path.parent.name for path in files(tmp_path)}
@@ -80,11 +80,11 @@ def test_other_code_or_another_size_has_a_folder_of_its_own(tmp_path, monkeypatc
 def test_the_version_changes_with_every_file_of_the_generator(tmp_path, monkeypatch):
     for name in ("__init__.py", "textures.py"):
         (tmp_path / name).write_text("one = 1")
-    monkeypatch.setattr(stored, "__file__", str(tmp_path / "stored.py"))
-    before = stored.generator_version.__wrapped__()
-    assert stored.generator_version.__wrapped__() == before
+    monkeypatch.setattr(dataset, "__file__", str(tmp_path / "dataset.py"))
+    before = dataset.generator_version.__wrapped__()
+    assert dataset.generator_version.__wrapped__() == before
     (tmp_path / "textures.py").write_text("one = 2")
-    assert stored.generator_version.__wrapped__() != before
+    assert dataset.generator_version.__wrapped__() != before
 
 
 def read_all(root):
@@ -101,7 +101,7 @@ def test_processes_share_a_folder(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     samples = opened(tmp_path / "data")
-    monkeypatch.setattr(stored, "write_whole", full_disk)
+    monkeypatch.setattr(dataset, "write_whole", full_disk)
     with pytest.raises(InputError, match="^cannot store the scene .*scene-001001.npy: No space left on device$"):
         samples[1]
     (tmp_path / "scenes").write_text("a file")

@@ -12,7 +12,7 @@ from datasets import scenes
 from proxyclip.backbones import build_clip as load_clip
 from proxyclip.backbones import vfm
 from proxyclip.backbones.checkpoints import import_library
-from tools import mini_clip, mini_data, mini_vfm, mini_words, train_mini
+from tools import mini_clip, mini_data, mini_vfm, train_mini
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "proxyclip" / "mini"
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "vocabulary.txt.gz"
-    mini_words.write_vocabulary(path)
+    mini_data.write_vocabulary(path)
     return path
 
 
@@ -46,12 +46,12 @@ def test_vocabulary_splits_known_words_as_the_full_one_does(vocabulary, tmp_path
     tokenizers = import_library("open_clip.tokenizer")
     full, small = tokenizers.SimpleTokenizer(), tokenizers.SimpleTokenizer(str(vocabulary))
     assert small.vocab_size < 2500
-    words = mini_words.known_words()
+    words = mini_data.known_words()
     assert {"umbrella", "toadstool", "violet", "jpeg", "origami"} <= set(words)
     for word in words:
         assert [small.decoder[k] for k in small.encode(word)] == [full.decoder[k] for k in full.encode(word)]
     assert vocabulary.read_bytes()[4:8] == bytes(4)  # no time of writing in it: the same bytes every time
-    mini_words.write_vocabulary(tmp_path / "again.gz")
+    mini_data.write_vocabulary(tmp_path / "again.gz")
     assert (tmp_path / "again.gz").read_bytes() == vocabulary.read_bytes()
 
 
@@ -93,7 +93,7 @@ def test_phrases_are_true_where_the_part_is_seen():
     parts[:, :4, :2] = [(sea, blue), (car, red), (car, blue), (ball, blue)]
     shares = np.zeros((2, mini_data.MOST_PARTS))
     shares[0, :4], shares[1, :4] = (0.9, 0.1, 0.0, 0.0), (0.495, 0.0, 0.5, 0.005)
-    texts, targets, counted = mini_words.phrases(parts, shares, scenes.Dice(0))
+    texts, targets, counted = mini_data.phrases(parts, shares, scenes.Dice(0))
     assert targets[:, sea].tolist() == [1, 1] and targets[:, car].tolist() == [1, 1] and targets[:, ball].sum() == 0
     assert counted[:, car].tolist() == [1, 1] and counted[:, ball].tolist() == [1, 0]  # a trace of ball: not asked
     red_car = next(k for k, text in enumerate(texts) if "red" in text)

@@ -22,7 +22,7 @@ import train as train_script
 from configs.load import load_config
 from configs.training import TrainConfig
 from configs.training_data import training_batches
-from datasets.labels_for_training import UNLABELLED
+from datasets.augment import UNLABELLED
 from datasets.training import TrainingSamples, read_batches, to_tensors
 from heads.checkpoint import read_metadata
 from proxyclip.evaluation.metrics import confusion, scores, seen_unseen

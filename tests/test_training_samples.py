@@ -14,10 +14,9 @@ import torch
 from tiny_benchmarks import TRAIN_LAYOUTS, build
 
 from configs.load import load_config
-from datasets.augment import Augment
+from datasets.augment import UNLABELLED, Augment, LabelTable
 from datasets.folder import Sample
 from datasets.label_map import VOID
-from datasets.labels_for_training import UNLABELLED, LabelTable
 from datasets.training import TrainingSamples, read_batches
 from proxyclip.errors import InputError, NotFound
 

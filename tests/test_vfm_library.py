@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from statistics_of_images import normalise
 from tiny_vfm import GRID, sam_encoder, timm_model
 
 from proxyclip.backbones.checkpoints import import_library
 from proxyclip.backbones.vfm import _vit, dino, dinov2, dinov3, hf, load, mae, sam
-from proxyclip.images import normalise
 
 torch.manual_seed(0)
 IMAGES = torch.rand(2, 3, 90, 122)

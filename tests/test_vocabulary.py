@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from class_file_queries import split_queries
 
 from proxyclip.errors import InputError, NotFound
-from proxyclip.vocabulary import Vocabulary, class_lines, list_of_names, parse_classes_argument, split_queries
+from proxyclip.vocabulary import Vocabulary, class_lines, list_of_names, parse_classes_argument
 
 
 def test_several_names_of_a_class():

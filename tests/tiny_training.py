@@ -12,8 +12,7 @@ import tiny_cat_seg
 import tiny_clip
 import torch
 
-from datasets.augment import Augment
-from datasets.labels_for_training import LabelTable
+from datasets.augment import Augment, LabelTable
 from datasets.training import Batches, TrainingSamples, to_tensors
 from heads.training import plan as plans
 from heads.training.log import LOG

@@ -17,7 +17,7 @@ from torch import nn
 
 from datasets import scenes
 from proxyclip.backbones.checkpoints import import_library
-from tools import mini_words
+from tools import mini_data
 from tools.mini_data import Scenes, crop_batch
 
 CROP, PATCH = 64, 8
@@ -29,7 +29,7 @@ DENSE_WEIGHT = 2.0
 
 
 def model_config(vocabulary_size: int, vocabulary_file: str) -> dict:
-    text = {"context_length": mini_words.CONTEXT, "vocab_size": vocabulary_size, "width": 128, "heads": 4, "layers": 2}
+    text = {"context_length": mini_data.CONTEXT, "vocab_size": vocabulary_size, "width": 128, "heads": 4, "layers": 2}
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": CROP, "layers": 6, "width": 128, "head_width": 32, "patch_size": PATCH},
@@ -141,9 +141,9 @@ def make_batch(data: Scenes, tokenizer, seed: int, step: int) -> dict[str, torch
     small = rng.random() < SMALL_SHARE
     sides, resized, on_things = (SMALL, CROP // 2, 0.85) if small else (LARGE, CROP, 0.5)
     images, parts, shares = crop_batch(data, rng, BATCH, sides, resized, on_things)
-    texts, targets, counted = mini_words.phrases(parts, shares, dice)
-    batch = {"images": images, "phrases": mini_words.read_tokens(tokenizer, texts)}
+    texts, targets, counted = mini_data.phrases(parts, shares, dice)
+    batch = {"images": images, "phrases": mini_data.read_tokens(tokenizer, texts)}
     batch |= {"targets": torch.from_numpy(targets), "counted": torch.from_numpy(counted)}
     if not small:
-        batch["captions"] = mini_words.read_tokens(tokenizer, mini_words.captions(parts, shares, dice))
+        batch["captions"] = mini_data.read_tokens(tokenizer, mini_data.captions(parts, shares, dice))
     return batch

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import heads
-from configs.arguments import check_numbers
 from configs.load import load_config
+from configs.overrides import check_numbers
 from configs.training import TrainConfig
 from heads.clips import find_clip
 from heads.training.loop import peak_megabytes

@@ -15,9 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the repository's own packages, also when proxyclip is not installed
 
 from configs.load import load_config
-from datasets.augment import Augment
+from datasets.augment import UNLABELLED, Augment, LabelTable
 from datasets.label_map import VOID
-from datasets.labels_for_training import UNLABELLED, LabelTable
 from proxyclip.errors import InputError, nearest
 from proxyclip.files import writable_file, write_image
 from proxyclip.pictures.legend import joined, with_legend

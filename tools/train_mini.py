@@ -32,7 +32,7 @@ from proxyclip.backbones.precision import resolve_device
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.runtime import main_guard
-from tools import mini_clip, mini_vfm, mini_words
+from tools import mini_clip, mini_data, mini_vfm
 from tools.mini_data import Scenes, crop_batch, generate_once, progress
 
 WARM_UP, EVERY = 300, 200  # steps; steps between checkpoints
@@ -142,9 +142,9 @@ def write(out: Path, clip_checkpoint: Path, vfm_checkpoint: Path, vocabulary: Pa
     pretrained = {"input_size": [3, mini_vfm.CROP, mini_vfm.CROP], "mean": [0.5] * 3, "std": [0.5] * 3}
     pretrained |= {"num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"}
     vfm = {"architecture": mini_vfm.ARCHITECTURE, "model_args": mini_vfm.MODEL_ARGS, "pretrained_cfg": pretrained}
-    words = sorted({name for names in scenes.SYNONYMS.values() for name in names} | set(mini_words.colour_names()))
+    words = sorted({name for names in scenes.SYNONYMS.values() for name in names} | set(mini_data.colour_names()))
     mini = {"parameters": sum(tensor.numel() for tensor in [*clip.values(), *vit.values()]), "vfm_layer": VFM_LAYER}
-    mini |= {"options": OPTIONS | {"templates": list(mini_words.TEMPLATES)}, "methods": METHODS, "known_words": words}
+    mini |= {"options": OPTIONS | {"templates": list(mini_data.TEMPLATES)}, "methods": METHODS, "known_words": words}
     for name, content in {
         "clip/open_clip_config.json": {"model_cfg": config, "preprocess_cfg": colours},
         "clip/open_clip_model.safetensors": clip,
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     (options.work / ".gitignore").write_text("*\n")
     vocabulary = options.work / "vocabulary.txt.gz"
-    mini_words.write_vocabulary(vocabulary)
+    mini_data.write_vocabulary(vocabulary)
     clip_checkpoint = options.work / f"clip-{options.seed}-{options.clip_samples}.pt"
     vfm_checkpoint = options.work / f"vfm-{options.seed}-{options.vfm_samples}.pt"
     if options.draw or options.clip or options.vfm:

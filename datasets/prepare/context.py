@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import is_whole
+from datasets.folder import is_whole
 from datasets.prepare.tasks import Task, link, save_label, write_lines
 from proxyclip.errors import InputError, NotFound
 from proxyclip.images import MAX_PIXELS, check_regular_file

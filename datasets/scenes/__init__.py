@@ -6,8 +6,8 @@ The same seed gives the same image at every size, and the same bytes on every ma
     python -m datasets.scenes --show 24 --size 256 --out scenes.png       a contact sheet
 """
 
-from datasets.scenes.colours import COLOURS
 from datasets.scenes.scene import SPLITS, Dice, Scene, compose, contact_sheet, draw
+from datasets.scenes.textures import COLOURS
 from datasets.scenes.words import CLASSES, SEEN, STUFF, SYNONYMS, THINGS, UNSEEN, caption
 
 __all__ = [

@@ -1,7 +1,10 @@
 """The synthetic scenes as a dataset beside those on disk: each scene is generated on demand, or once and stored."""
 
+import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +12,10 @@ import numpy as np
 
 from datasets import scenes
 from datasets.folder import Sample
-from datasets.palettes import Colours
-from datasets.scenes.stored import StoredScenes
+from datasets.label_map import Colours
 from datasets.segmentation import data_root
 from proxyclip.errors import InputError, nearest
+from proxyclip.files import writable_folder, write_whole
 
 TRAINING = scenes.SPLITS["train"][:32_000]  # what the embedded models are trained on; there are more
 # The usual colour of each class, where it has one, and far from the others.
@@ -83,3 +86,39 @@ class SceneSamples(Sequence):
         stem, seed = self.items[index]
         image, label = scenes.draw(seed, self.size)
         return Sample(stem, image, label.astype(np.int32))
+
+
+class StoredScenes(Sequence):
+    """The given scenes, read from FOLDER/VERSION-SIZE/STEM.npy where these files exist. Picklable.
+
+    Raises InputError if files cannot be written there.
+    """
+
+    def __init__(self, scenes: Sequence, folder: Path):
+        self.scenes, self.items = scenes, scenes.items
+        self.folder = writable_folder(folder / f"{generator_version()}-{scenes.size}")
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        stem, side = self.items[index].stem, self.scenes.size
+        path = self.folder / f"{stem}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+            stored = np.load(path)  # (size, size, 4) uint8: RGB and class
+            if (stored.shape, stored.dtype) == ((side, side, 4), np.uint8):
+                return Sample(stem, stored[..., :3].copy(), stored[..., 3].astype(np.int32))
+        sample = self.scenes[index]
+        stored = np.dstack([sample.image, sample.label.astype(np.uint8)])
+        try:
+            write_whole(path, lambda file: np.save(file, stored))
+        except OSError as error:
+            raise InputError(f"cannot store the scene {path}: {error.strerror or error}") from None
+        return sample
+
+
+@cache
+def generator_version() -> str:
+    """Differs whenever a file of this package does."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets.scenes import shapes, textures
-from datasets.scenes.noise import cover, grid, noise, wave
+from datasets.scenes.textures import cover, grid, noise, wave
 from datasets.scenes.words import STUFF, THINGS
 
 IN_THE_SKY = ("sun", "cloud", "bird", "balloon", "cloud", "sun", "star")

@@ -5,7 +5,7 @@ A painter takes the canvas, the scene's dice, and the thing's first and second c
 
 from datasets.scenes import shapes_manmade, shapes_natural
 from datasets.scenes.canvas import Canvas
-from datasets.scenes.colours import COLOURS, THING_PALETTES
+from datasets.scenes.textures import COLOURS, THING_PALETTES
 
 PAINTERS = {
     "sun": shapes_natural.sun,

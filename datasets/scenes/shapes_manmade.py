@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datasets.scenes.colours import DARK, GLASS, LIGHT, WOOD
+from datasets.scenes.textures import DARK, GLASS, LIGHT, WOOD
 
 
 def house(canvas, dice, colour, second):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets.scenes.canvas import around, unit
-from datasets.scenes.colours import DARK, LEAF, LIGHT, WOOD
+from datasets.scenes.textures import DARK, LEAF, LIGHT, WOOD
 
 
 def sun(canvas, dice, colour, second):

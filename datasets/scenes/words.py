@@ -1,6 +1,6 @@
 """The vocabulary of the synthetic scenes: classes, their synonyms, and captions made of them."""
 
-from datasets.scenes.colours import COLOUR_SYNONYMS
+from datasets.scenes.textures import COLOUR_SYNONYMS
 
 STUFF = ("sky", "sea", "sand", "grass", "snow", "road", "brick wall", "wooden floor", "mountain")
 THINGS = (

@@ -10,7 +10,9 @@ proxyclip presets                                       the models that can be n
 import importlib
 import sys
 
+from proxyclip.command.model_options import new_parser
 from proxyclip.errors import InputError, nearest
+from proxyclip.loading import presets
 from proxyclip.runtime import main_guard
 
 COMMANDS = ("segment", "app", "presets")
@@ -22,6 +24,9 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__.strip())
+    elif name == "presets":
+        new_parser("Lists the pairs of models that can be named.", "presets").parse_args(arguments)
+        presets()
     elif name in COMMANDS:
         importlib.import_module(f"proxyclip.command.{name}").main(arguments)
     else:

@@ -15,7 +15,7 @@ from proxyclip.errors import InputError
 from proxyclip.export._format import BaseFormat
 from proxyclip.export._polygons import class_masks, regions
 from proxyclip.export.record import ImageRecord
-from proxyclip.pictures.palette import class_colours
+from proxyclip.pictures.overlay import class_colours
 from proxyclip.segmentation import Segmentation
 
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

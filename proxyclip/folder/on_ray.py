@@ -8,9 +8,8 @@ import os
 from collections.abc import Iterator
 
 from proxyclip.errors import InputError
-from proxyclip.folder.job import Job
+from proxyclip.folder.job import Job, Todos
 from proxyclip.folder.stream import Report, segment_all
-from proxyclip.folder.todos import Todos
 
 BATCH = 32  # images that an actor takes at a time
 CORES = 2  # of an actor without a GPU

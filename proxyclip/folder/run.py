@@ -15,12 +15,10 @@ import cv2
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.evaluation.ranks import Ranks, rank_device, start_ranks
-from proxyclip.folder.finish import FAILED, Failures, finish, write_failed
 from proxyclip.folder.inputs import Items
-from proxyclip.folder.job import Job
+from proxyclip.folder.job import Job, Todo, Todos
 from proxyclip.folder.on_ray import run_on_ray
-from proxyclip.folder.stream import IF_KILLED, Report, Share
-from proxyclip.folder.todos import Todo, Todos
+from proxyclip.folder.stream import FAILED, IF_KILLED, Failures, Report, Share, finish, write_failed
 from proxyclip.folder.video import examine
 from proxyclip.runtime import cores, progress_bar, threads_each
 

@@ -13,8 +13,7 @@ from proxyclip.errors import InputError
 from proxyclip.files import writable_folder, write_whole
 from proxyclip.pictures.charts import Bar, bar_chart, narrowed, stack
 from proxyclip.pictures.overlay import panels
-from proxyclip.reports.changes import changes, row_name, value_text
-from proxyclip.reports.published import published_score
+from proxyclip.reports.frames import changes, published_score, row_name, value_text
 from proxyclip.reports.run_log import to_text
 
 MOST_IMAGES, MOST_WIDTH = 8, 1600  # the worst images, and their width on the page in pixels
@@ -44,7 +43,7 @@ def write_report(folder: Path, run: dict, counts, samples, *, colours, predict, 
     """Writes report.html, per_class.png, confusions.png and worst.png into `folder`; returns the page.
 
     run: of `log_entry`. counts: what `evaluate` returned for these samples, predict and resize; the worst images
-    are segmented once more. colours: (r, g, b) of each class. published: see `proxyclip.reports.published`. Raises
+    are segmented once more. colours: (r, g, b) of each class. published: see `proxyclip.reports.frames`. Raises
     InputError if the folder cannot be written to.
     """
     folder, classes = writable_folder(folder), list(run["per_class"])
@@ -158,7 +157,7 @@ def largest_confusions(matrix: np.ndarray, classes: list[str]) -> list[Confusion
 
 
 def format_run(run: dict, published: dict) -> str:
-    """The scores of a run, several lines. published: see `proxyclip.reports.published`."""
+    """The scores of a run, several lines. published: see `proxyclip.reports.frames`."""
     names = " ".join(filter(None, (row_name(run), run.get("clip"), run.get("vfm"))))
     lines = [f"{run['dataset']}: {names}{speed(run)}"]
     lines += [f"{outcome}: {run[outcome]}" for outcome in ("missing", "failed") if run.get(outcome)]

@@ -16,15 +16,24 @@ from openpyxl.worksheet.properties import PageSetupProperties
 
 from proxyclip.errors import InputError
 from proxyclip.files import write_whole
-from proxyclip.reports.changes import value_text
-from proxyclip.reports.frames import NAMES, classes_frame, filled, newest, runs_frame, zero_shot_frame
-from proxyclip.reports.published import MARKS, SHEET_NOTE, published_frame
+from proxyclip.reports.frames import (
+    MARKS,
+    NAMES,
+    SHEET_NOTE,
+    classes_frame,
+    filled,
+    newest,
+    published_frame,
+    runs_frame,
+    value_text,
+    zero_shot_frame,
+)
 
 
 def render(runs: list[dict], path: Path, published: dict) -> None:
     """Writes the workbook of all runs, the lines that `read_log` returns; a reader meets the old file or the new one.
 
-    published: scores in print, as `proxyclip.reports.published` describes them; {} for none. They are marked as
+    published: scores in print, as `proxyclip.reports.frames` describes them; {} for none. They are marked as
     published wherever they stand. Raises InputError if the file cannot be replaced.
     """
     book, frame = Workbook(), runs_frame(runs, published)
@@ -330,7 +339,7 @@ FACTS = {
 
 
 def published_sheet(sheet, published: dict) -> None:
-    """published: as `proxyclip.reports.published` describes it."""
+    """published: as `proxyclip.reports.frames` describes it."""
     rows = published["mIoU"]
     datasets = ordered({name for row in rows for name in row["mIoU"]})
     titles = [TITLES.get(name, name) for name in datasets]

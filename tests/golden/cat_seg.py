@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from golden import towers
 from golden.cases import Case, all_rows
 from golden.label_maps import predict
+from statistics_of_images import denormalise
 from torch import Tensor
 
 from heads import cat_seg
@@ -16,7 +17,6 @@ from heads.losses import VOID, cross_entropy_loss
 from heads.published import own_name, own_weights
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.layers import run_block
-from proxyclip.images import denormalise
 from proxyclip.vocabulary import Vocabulary
 
 CLIP, AGGREGATOR = "sem_seg_head.predictor.clip_model.", "sem_seg_head.predictor.transformer."  # published

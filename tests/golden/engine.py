@@ -8,16 +8,18 @@ there, keep their own patch here.
 import numpy as np
 import torch
 import torch.nn.functional as F
+from class_file_queries import split_queries
 from golden import towers
 from golden.cases import Case, all_rows
 from golden.label_maps import SCORES, boxes_and_paddings, predict, vocabulary
+from statistics_of_images import denormalise, normalise
 from torch import Tensor
 
 from proxyclip.evaluation.metrics import confusion, scores
-from proxyclip.images import denormalise, normalise, resize, scaled_size, to_tensor
+from proxyclip.images import resize, scaled_size, to_tensor
 from proxyclip.methods.proxyclip import proxy_attend
 from proxyclip.text import default_templates, encode_names, encode_prompts
-from proxyclip.vocabulary import Vocabulary, class_lines, split_queries
+from proxyclip.vocabulary import Vocabulary, class_lines
 from proxyclip.windows import cut
 
 

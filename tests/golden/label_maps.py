@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from class_file_queries import split_queries
 from golden import towers
 from golden.cases import Case
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from proxyclip.labels import LabelMap, LabelRule, decide_labels, small_classes
 from proxyclip.refine import Guide, pamr, tlp
 from proxyclip.segmentor import Sample, Segmentor
-from proxyclip.vocabulary import SEPARATOR, Vocabulary, class_lines, split_queries
+from proxyclip.vocabulary import SEPARATOR, Vocabulary, class_lines
 from proxyclip.windows import SlidingWindows, View, WindowScores
 
 SEPARATORS = {"SCLIP": ", ", "NACLIP": ", ", "ClearCLIP": ","}  # of the names of a class, in published class files

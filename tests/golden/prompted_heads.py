@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from golden import towers
 from golden.cases import Case
 from golden.label_maps import predict
+from statistics_of_images import denormalise
 from torch import Tensor, nn
 
-from datasets.labels_for_training import UNLABELLED, LabelTable
+from datasets.augment import UNLABELLED, LabelTable
 from heads import cascade_clip, otseg, zegclip
 from heads.head import Options, TrainableHead
 from heads.losses import VOID, mask_loss, pixel_accuracy, pseudo_labels
@@ -23,7 +24,6 @@ from heads.mask_decoder import MaskAttention, MaskDecoder
 from heads.otseg import SinkhornAttention, iterations_needed, transport_plan
 from heads.prompted_encoder import MEAN, STD, PromptedEncoder
 from heads.published import own_name, own_weights
-from proxyclip.images import denormalise
 from proxyclip.vocabulary import Vocabulary
 
 REPOSITORIES = {"ZegCLIP": zegclip, "OTSeg": otseg, "Cascade-CLIP": cascade_clip}

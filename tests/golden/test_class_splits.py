@@ -13,8 +13,8 @@ from golden.cases import SHIPPED, all_cases
 from configs.cfg_coco_stuff164k import COCO_STUFF164K
 from configs.cfg_context59 import CONTEXT59
 from configs.cfg_voc20 import VOC20
+from datasets.augment import UNLABELLED, LabelTable
 from datasets.label_map import VOID
-from datasets.labels_for_training import UNLABELLED, LabelTable
 from heads.head import read_text_embeddings
 
 SPLITS = next(case.settings for case in all_cases("heads") if case.file.stem == "class_splits")

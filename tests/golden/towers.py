@@ -5,12 +5,12 @@ from math import isqrt
 from types import SimpleNamespace
 
 from golden.cases import CLIP_WORDS, Case
+from statistics_of_images import denormalise
 from torch import Tensor, nn
 
 from proxyclip.backbones.checkpoints import import_library, load_strict
 from proxyclip.backbones.clip import DenseCLIP
 from proxyclip.backbones.vfm import dino, dinov2, mae, sam
-from proxyclip.images import denormalise
 from proxyclip.methods import find_method
 from proxyclip.methods._training_free import TrainingFree
 
