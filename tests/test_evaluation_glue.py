@@ -96,8 +96,9 @@ def seen_images(request, monkeypatch) -> list:
 def same_as_in_segment(model, seen, images) -> bool:
     """Whether models got these (H, W, 3), each resized as the model says, and `prepare` does the same."""
     sizes = [model.resize.size(*image.shape[:2]) for image in images]
-    prepared = [to_tensor(resize(*pair, model.antialias)) for pair in zip(images, sizes, strict=True)]
-    got = len(seen), all(map(torch.equal, seen, prepared))
+    resized = [resize(*pair, model.antialias) for pair in zip(images, sizes, strict=True)]
+    got = len(seen), all(map(torch.equal, seen, map(torch.from_numpy, resized)))
+    prepared = map(to_tensor, resized)
     return got == (len(images), True) and all(map(torch.equal, map(model.prepare, images), prepared))
 
 
