@@ -29,7 +29,7 @@ from proxyclip.segmentor import Sample, Segmentor
 from proxyclip.vocabulary import Vocabulary
 
 MAX_PENDING = 4  # images that are predicted but not counted: an accelerator has work while one of them is waited for
-RESUME = "no counts are lost: rerun with --resume"
+ADVICE = "no counts are lost: rerun with --resume"
 
 Resume = Literal["refuse", "resume", "restart"]
 
@@ -130,15 +130,10 @@ def evaluate(
         stems = [item.stem for item in samples.items[:limit]]
         left = [index for index, stem in enumerate(stems) if stem not in done]
         dataset, share = LabelledImages(samples, resize), ranks.share(left)
-        images = stack.enter_context(read_ahead(dataset, share, workers=workers, device=device, advice=RESUME))
+        images = stack.enter_context(read_ahead(dataset, share, workers=workers, device=device, advice=ADVICE))
         if ranks.is_main:  # one image of rank 0 stands for one of every rank, since their shares are equal
             images = progress_bar(images, len(stems), name, "image", len(stems) - len(left), size=lambda _: ranks.world)
-
-        def save(image: ImageCounts) -> None:
-            if progress:
-                progress.append(image, ranks.rank)
-
-        counts = count_images(predict, images, classes, skip_bad=skip_bad, write=write, save=save, world=ranks.world)
+        counts = count_images(predict, images, classes, skip_bad=skip_bad, write=write, progress=progress, ranks=ranks)
         for part in ranks.gather(counts):
             total += part
     return total if ranks.is_main else None
@@ -158,10 +153,9 @@ def earlier_counts(progress: Progress, classes: int, resume: Resume) -> Counts:
 
 
 def count_images(
-    predict: Predict, images: Iterable[LabelledImage], classes: int, *, skip_bad: bool, write, save, world: int
+    predict: Predict, images: Iterable[LabelledImage], classes: int, *, skip_bad: bool, write, progress, ranks: Ranks
 ) -> Counts:
-    """The counts of all images of one of `world` ranks; `save` is called with those of each image. An image that cannot
-    be used ends the run when those before it are counted.
+    """The counts of this rank's images. One that cannot be used ends the run when those before it are counted.
 
     A thread waits for the device and for files, some images behind the model, so that the model waits for neither.
     """
@@ -172,13 +166,12 @@ def count_images(
         nonlocal last
         if write and not image.problem:
             write(image, labels.cpu().numpy())
+        matrix = None if image.problem else matrix.cpu().numpy()  # (K, K)
         now = time.monotonic()
-        seconds, last = (now - last) / world, now
-        if image.problem:
-            entry = ImageCounts(image.stem, seconds, image.problem)
-        else:
-            entry = ImageCounts.of(image.stem, seconds, matrix.cpu().numpy())
-        save(entry)
+        entry = ImageCounts.of(image.stem, (now - last) / ranks.world, matrix, image.problem)
+        last = now
+        if progress:
+            progress.append(entry, ranks.rank)
         counts.add(entry)
 
     def submit(*arguments) -> None:

@@ -44,8 +44,9 @@ def confusion(prediction, label, classes: int, *, void: int = -1, columns: int |
 
 def check_values(name: str, values: "Tensor", classes: int) -> None:
     """ValueError for a value that is none of the classes."""
-    if values.numel() and not 0 <= int(values.min()) <= (largest := int(values.max())) < classes:
-        wrong = largest if largest >= classes else int(values.min())
+    smallest, largest = map(int, values.aminmax()) if values.numel() else (0, 0)
+    if smallest < 0 or largest >= classes:
+        wrong = smallest if smallest < 0 else largest
         raise ValueError(f"{name} value {wrong} is none of the {classes} classes (0 to {classes - 1})")
 
 

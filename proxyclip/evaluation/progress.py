@@ -41,8 +41,10 @@ class ImageCounts(NamedTuple):
     pixels: Sequence[int] = ()
 
     @classmethod
-    def of(cls, stem: str, seconds: float, matrix: np.ndarray) -> "ImageCounts":
-        """From the confusion matrix (K, K) of the image."""
+    def of(cls, stem: str, seconds: float, matrix: np.ndarray | None, problem: str = "") -> "ImageCounts":
+        """From the confusion matrix (K, K) of the image; None for one that is skipped."""
+        if matrix is None:
+            return cls(stem, seconds, problem)
         of_image, cells = scores(matrix), np.flatnonzero(matrix)
         pixels = matrix.ravel()[cells].tolist()
         return cls(stem, seconds, "", of_image["aAcc"], of_image["mIoU_present"], cells.tolist(), pixels)
