@@ -57,4 +57,4 @@ def test_scores_that_cannot_be_logged_are_printed(tmp_path, evaluate, monkeypatc
     with pytest.raises(SystemExit):
         evaluate()
     assert "mIoU" in capsys.readouterr().out
-    assert list(tmp_path.glob("progress/*/*.npz"))  # for --resume
+    assert list(tmp_path.glob("progress/*/*.jsonl"))  # for --resume

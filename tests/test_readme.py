@@ -59,7 +59,7 @@ def test_every_script_and_file_that_is_named_exists():
 def test_every_option_that_is_named_exists():
     """Of the lines that call a script or command, each option is in its source, or among those that they share."""
     commands = ROOT / "proxyclip" / "command"
-    shared = (ROOT / "configs" / "arguments.py").read_text() + (commands / "model_options.py").read_text()
+    shared = (ROOT / "configs" / "overrides.py").read_text() + (commands / "model_options.py").read_text()
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", README, re.M | re.S)
     lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
     calls = [match for line in lines if (match := re.search(r"python ([\w/]+\.py)(.*)", line))]

@@ -60,7 +60,7 @@ def test_the_result(result, photograph, model):
 
 
 def test_the_settings(result, model):
-    assert json.loads(json.dumps(result.settings)) == model.settings() | {"threshold": 0.0}
+    assert json.loads(json.dumps(result.settings)) == model.settings() | {"threshold": 0.0, "synonyms": "sum"}
     assert result.settings["crop"] == 40 and result.settings["vfm"] == "tiny"
 
 

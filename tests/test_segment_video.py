@@ -92,10 +92,10 @@ def test_frames_are_exported_on_request(clip, tmp_path):
 
 def test_an_interrupted_video_goes_on(clip, tmp_path, monkeypatch):
     """Frames that are finished are not segmented again; the video is the same."""
-    from proxyclip.folder import finish
+    from proxyclip.folder import stream
 
     segment_here("clip.mp4", "--out", "whole")
-    monkeypatch.setattr(finish, "encode_video", lambda *_: 1 / 0)
+    monkeypatch.setattr(stream, "encode_video", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         segment_here("clip.mp4", "--out", "out")
     assert len(files_in(tmp_path / "out/.parts")) == FRAMES

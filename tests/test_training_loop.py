@@ -388,7 +388,7 @@ def test_a_transductive_run_starts_from_a_published_checkpoint(head, monkeypatch
 
 
 def test_the_label_of_unlabelled_pixels_is_that_of_the_datasets():
-    from datasets import labels_for_training
+    from datasets import augment
 
-    assert UNLABELLED == labels_for_training.UNLABELLED
-    assert labels_for_training.LabelTable.transductive(CLASSES, SEEN).values.count(UNLABELLED) == len(UNSEEN)
+    assert UNLABELLED == augment.UNLABELLED
+    assert augment.LabelTable.transductive(CLASSES, SEEN).values.count(UNLABELLED) == len(UNSEEN)
