@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.downloads import archives
-from datasets.folder import Item
+from datasets.folder import PairFiles
 from datasets.label_map import VOID, LabelValues
 from datasets.segmentation import SegmentationData
 from proxyclip.errors import InputError, NotFound
@@ -71,7 +71,7 @@ def spread(items: list, count: int) -> list:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
-def check_pairs(items: list[Item], values: LabelValues) -> tuple[Counter, list[str]]:
+def check_pairs(items: list[PairFiles], values: LabelValues) -> tuple[Counter, list[str]]:
     """Pixels per class, and what is wrong with the pairs: the number of faulty ones, and the first one."""
     pixels, bad, sizes = Counter(), [], []
     for item in items:

@@ -49,7 +49,7 @@ class Split:
         checked_names(self.prepare, "Split.prepare")
 
 
-class Item(NamedTuple):
+class PairFiles(NamedTuple):
     """The files of one image and its label map. The stem names the pair and may contain folders."""
 
     stem: str
@@ -58,7 +58,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Items(Sequence):
+class PairList(Sequence):
     """The pairs of a split, from the names alone: paths of a million images would take a gigabyte."""
 
     path: Path  # of the dataset's folder
@@ -68,16 +68,16 @@ class Items(Sequence):
     def __len__(self):
         return len(self.stems)
 
-    def __getitem__(self, index: int | slice) -> "Item | Items":
+    def __getitem__(self, index: int | slice) -> "PairFiles | PairList":
         if isinstance(index, slice):
             return replace(self, stems=self.stems[index])
         stem = self.stems[index]
-        return Item(
+        return PairFiles(
             stem, *(self.path / pattern.replace("{}", stem) for pattern in (self.files.images, self.files.labels))
         )
 
 
-class Sample(NamedTuple):
+class ImagePair(NamedTuple):
     """One image and its ground truth."""
 
     stem: str
@@ -100,7 +100,7 @@ class SegmentationFolder(Sequence):
     ):
         self.path, self.files, self.values, self.how_to_get = path, files, values, how_to_get
         stems = listed(path / files.listing, how_to_get) if files.listing else self._found()
-        self.items = Items(path, files, stems)
+        self.items = PairList(path, files, stems)
         if not allow_missing and (missing := self.missing()):
             more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
             raise NotFound(f"{values.dataset}: {missing[0]}{more} not found; {how_to_get}")
@@ -119,18 +119,18 @@ class SegmentationFolder(Sequence):
     def __len__(self):
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> ImagePair:
         """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
         return read_pair(self.items[index], self.values)
 
 
-def read_pair(item: Item, values: LabelValues) -> Sample:
+def read_pair(item: PairFiles, values: LabelValues) -> ImagePair:
     """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
     image, label = read_image(item.image), values.read(item.label)
     if image.shape[:2] != label.shape:
         sizes = " and ".join(f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
         raise InputError(f"{item.image} and its label {item.label} have different sizes, {sizes}")
-    return Sample(item.stem, image, label)
+    return ImagePair(item.stem, image, label)
 
 
 def listed(path: Path, how_to_get: str) -> list[str]:
@@ -232,12 +232,12 @@ class LabelledFolder(Sequence):
         found = {path.relative_to(labels).with_suffix("").as_posix(): path for path in sorted(labels.rglob("*.png"))}
         if not found:
             raise NotFound(f"the folder of labels {labels} contains no .png file")
-        self.items = [Item(stem, image_of(images, stem), label) for stem, label in found.items()]
+        self.items = [PairFiles(stem, image_of(images, stem), label) for stem, label in found.items()]
 
     def __len__(self):
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> ImagePair:
         """Raises NotFound or InputError, naming the file, if the pair cannot be used."""
         return read_pair(self.items[index], self.values)
 

@@ -148,7 +148,7 @@ def test_processes_are_not_forked(monkeypatch):
     monkeypatch.setattr(run_module, "ShareProcess", lambda share, how: how)
     monkeypatch.setattr(run_module, "receive_all", lambda processes: processes)
     monkeypatch.setattr(run_module, "fork_all", lambda job, shares: ["fork"])
-    two = run_module.Crew((None, None), 1, 0, forks=True)
+    two = run_module.ProcessSetup((None, None), 1, 0, forks=True)
     for options, how in (({}, ["fork"]), ({"backend": "openvino"}, ["spawn", "spawn"])):
         assert run_module.run(SimpleNamespace(model=SimpleNamespace(options=options)), ["a", "b"], two) == how
 

@@ -14,7 +14,7 @@ import pytest
 from proxyclip.errors import InputError, NotFound
 from proxyclip.files import file_name
 from proxyclip.folder import inputs as inputs_module
-from proxyclip.folder.inputs import below, find_items, items_of, renamed, short_name
+from proxyclip.folder.inputs import below, find_inputs, inputs_of, renamed, short_name
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def photos(tmp_path, monkeypatch):
 
 
 def names(*inputs, **options) -> list[str]:
-    return [item.name for item in find_items(inputs, **options)]
+    return [item.name for item in find_inputs(inputs, **options)]
 
 
 def test_a_folder_means_its_images_sorted_and_without_hidden_ones(photos):
-    items = find_items(["photos"])
+    items = find_inputs(["photos"])
     assert [*items] == [
         (os.path.join("photos", "b.jpg"), "b.jpg", "b"),
         (os.path.join("photos", "a", "c.PNG"), "a/c.PNG", "a/c"),
@@ -95,7 +95,7 @@ def test_wrong_inputs(photos, given, error, words):
     (photos.parent / "binary.txt").write_bytes(b"\xff\xfe\xff")
     (photos.parent / "zeros.txt").write_bytes(b"a\0b.jpg")
     with pytest.raises(error, match=words):
-        find_items(["photos", given])
+        find_inputs(["photos", given])
 
 
 def test_objects_in_a_store():
@@ -187,7 +187,7 @@ def test_items_are_named_as_all_paths_at_once():
         for root in ("", "/", "/a", os.getcwd(), os.getcwd() + "/a"):
             start = root.rstrip("/") + "/"
             inside = [path[len(start) :] if root and path.startswith(start) else path.lstrip("/") for path in whole]
-            items = items_of(paths, root)
+            items = inputs_of(paths, root)
             assert [item.file_name for item in items] == inside  # each file once
             assert [item.name for item in items] == plainly(inside)
 
@@ -214,7 +214,7 @@ def test_items_are_a_sequence(tmp_path, monkeypatch):
     file = tmp_path / "data/part3/3.png"
     file.parent.mkdir(parents=True)
     file.write_text("x")
-    items = find_items([str(listing_of(tmp_path, 49)), "data"])
+    items = find_inputs([str(listing_of(tmp_path, 49)), "data"])
     every = [*items]
     assert len(items) == len(every) == 50 and len({item.name for item in every}) == 50
     assert [items[place] for place in range(50)] == every and items[-1] == every[-1]
@@ -229,9 +229,9 @@ def test_an_input_takes_little_memory(tmp_path):
     """Besides its path: a place in a list and one number; another name only where it is needed."""
     path = listing_of(tmp_path, 20_000)
     path.write_text("".join(sorted({line.lower() for line in path.read_text().splitlines(keepends=True)})))
-    find_items([str(path)])  # what is held once
+    find_inputs([str(path)])  # what is held once
     tracemalloc.start()
-    items = find_items([str(path)])
+    items = find_inputs([str(path)])
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held - sum(map(sys.getsizeof, items.paths)) < 20 * len(items)
@@ -250,6 +250,6 @@ def test_a_long_listing_is_read_quickly(tmp_path):
     listing = tmp_path / "list.txt"
     listing.write_text("".join(f"data/part{i % 100}/{i}.jpg\n" for i in range(100_000)))
     started = time.process_time()
-    items = find_items([str(listing)])
+    items = find_inputs([str(listing)])
     assert time.process_time() - started < 5
     assert len(items) == 100_000 and items[7].name == "part7/7"

@@ -10,7 +10,7 @@ import ranks_helper
 import torch
 
 from proxyclip import runtime
-from proxyclip.folder.run import crew_for
+from proxyclip.folder.run import choose_processes
 
 HERE = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -163,11 +163,11 @@ def seven_cores(monkeypatch):
 
 def test_a_share_for_each_process_unless_the_user_says_otherwise(seven_cores, monkeypatch):
     assert [runtime.threads_each(processes) for processes in (1, 2, 3, 8)] == [7, 3, 2, 1]
-    assert crew_for(torch.device("cpu"), 10_000, 2, None).threads == 3
+    assert choose_processes(torch.device("cpu"), 10_000, 2, None).threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     assert runtime.threads_each(2) == 5 and runtime.cores_each(2) == 3
-    assert crew_for(torch.device("cpu"), 10_000, 2, None).threads == 5
+    assert choose_processes(torch.device("cpu"), 10_000, 2, None).threads == 5
 
 
 def say_threads(ranks, folder):

@@ -15,7 +15,7 @@ from tiny_benchmarks import TRAIN_LAYOUTS, build
 
 from configs.load import load_config
 from datasets.augment import UNLABELLED, Augment, LabelTable
-from datasets.folder import Sample
+from datasets.folder import ImagePair
 from datasets.label_map import VOID
 from datasets.training import TrainingSamples, read_batches
 from proxyclip.errors import InputError, NotFound
@@ -45,7 +45,7 @@ class Samples:
         if self.unseen_as is not None:
             others = np.random.default_rng(self.unseen_as).choice(UNSEEN, label.shape)
             label = np.where(np.isin(label, UNSEEN), others, label).astype(np.int32)
-        return Sample(f"image{index}", rng.integers(0, 256, (height, width, 3), np.uint8), label)
+        return ImagePair(f"image{index}", rng.integers(0, 256, (height, width, 3), np.uint8), label)
 
 
 def training_samples(count=7, seed=5, table=None, augment=AUGMENT, unseen_as=None):
@@ -71,7 +71,7 @@ class Numbered(Samples):
     """Each image is filled with its number."""
 
     def __getitem__(self, index):
-        return Sample("", np.full((5, 8, 3), index, np.uint8), np.zeros((5, 8), np.int32))
+        return ImagePair("", np.full((5, 8, 3), index, np.uint8), np.zeros((5, 8), np.int32))
 
 
 def order(seed, positions, count=9):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets import scenes
-from datasets.folder import Sample
+from datasets.folder import ImagePair
 from datasets.label_map import Colours
 from datasets.segmentation import data_root
 from proxyclip.errors import InputError, nearest
@@ -81,11 +81,11 @@ class SceneSamples(Sequence):
     def __len__(self):
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> ImagePair:
         """image (size, size, 3) uint8, label (size, size) int32; no pixel is void."""
         stem, seed = self.items[index]
         image, label = scenes.draw(seed, self.size)
-        return Sample(stem, image, label.astype(np.int32))
+        return ImagePair(stem, image, label.astype(np.int32))
 
 
 class StoredScenes(Sequence):
@@ -101,13 +101,13 @@ class StoredScenes(Sequence):
     def __len__(self):
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> ImagePair:
         stem, side = self.items[index].stem, self.scenes.size
         path = self.folder / f"{stem}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
             stored = np.load(path)  # (size, size, 4) uint8: RGB and class
             if (stored.shape, stored.dtype) == ((side, side, 4), np.uint8):
-                return Sample(stem, stored[..., :3].copy(), stored[..., 3].astype(np.int32))
+                return ImagePair(stem, stored[..., :3].copy(), stored[..., 3].astype(np.int32))
         sample = self.scenes[index]
         stored = np.dstack([sample.image, sample.label.astype(np.uint8)])
         try:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from proxyclip.command.model_options import ModelChoice, add_model_options, chosen_model, new_parser
 from proxyclip.errors import InputError
 from proxyclip.export import format_names
-from proxyclip.folder.inputs import Items, find_items
+from proxyclip.folder.inputs import Inputs, find_inputs
 from proxyclip.folder.job import Job
 from proxyclip.folder.video import require_av
 from proxyclip.runtime import main_guard
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None, trained: Callable | None = None) ->
         if value is not None and not least <= value <= most:
             raise InputError(f"--{name.replace('_', '-')} must be from {least} to {most}, not {value}")
     job = job_of(options, chosen_model(options, trained))
-    items = find_items(options.inputs, without=options.out)
+    items = find_inputs(options.inputs, without=options.out)
     if items.videos:
         require_av()
     planned = job.model.plan()
@@ -95,16 +95,18 @@ def job_of(options: argparse.Namespace, model: ModelChoice) -> Job:
     return job
 
 
-def tell(job: Job, items: Items) -> None:
+def tell(job: Job, items: Inputs) -> None:
     """What would be done."""
-    todos = job.todo(items)
+    pending = job.pending_inputs(items)
     videos = len(items.videos)
-    print(f"images: {len(items) - videos}, videos: {videos}, of these finished: {len(items) - len(todos)}")
+    print(f"images: {len(items) - videos}, videos: {videos}, of these finished: {len(items) - len(pending)}")
     print(f"model: {job.model.described()}")
     print(f"classes: {', '.join(job.vocabulary.names)}")
-    for todo in todos[:MOST_LISTED]:
-        outputs = [job.path(kind, todo.item.name) for kind in todo.missing if not todo.item.is_video]
-        outputs += [job.video_path(todo.item.name)] * todo.video
-        print(f"{todo.item.path} -> {', '.join(f'{job.out}/{output}' for output in outputs)}")
-    if len(todos) > MOST_LISTED:
-        print(f"... and {len(todos) - MOST_LISTED} more")
+    for pending_input in pending[:MOST_LISTED]:
+        outputs = [
+            job.path(kind, pending_input.item.name) for kind in pending_input.missing if not pending_input.item.is_video
+        ]
+        outputs += [job.video_path(pending_input.item.name)] * pending_input.video
+        print(f"{pending_input.item.path} -> {', '.join(f'{job.out}/{output}' for output in outputs)}")
+    if len(pending) > MOST_LISTED:
+        print(f"... and {len(pending) - MOST_LISTED} more")

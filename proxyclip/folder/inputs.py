@@ -33,7 +33,7 @@ WANTED = IMAGES | VIDEOS
 LONGEST = 200  # bytes of a part, which leaves room for endings and the names of heat maps
 
 
-class Item(NamedTuple):
+class Input(NamedTuple):
     """One image or video. path: a file or an address. file_name: the path below the root of all inputs, with "/". name:
     that of its outputs, "a/b", without an ending and unique."""
 
@@ -47,7 +47,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Items(Sequence[Item]):
+class Inputs(Sequence[Input]):
     """Images and videos by their paths; slices hold only what they need, and can be pickled.
 
     root: the folder that file names are relative to, absolute, or an address; "" if there is none. current: the folder
@@ -63,25 +63,25 @@ class Items(Sequence[Item]):
         return len(self.paths)
 
     @overload
-    def __getitem__(self, place: int) -> Item: ...
+    def __getitem__(self, place: int) -> Input: ...
     @overload
-    def __getitem__(self, place: slice) -> "Items": ...
+    def __getitem__(self, place: slice) -> "Inputs": ...
     def __getitem__(self, place):
         return self.of(self.paths[place]) if isinstance(place, slice) else self.item(self.paths[place])
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[Input]:
         return map(self.item, self.paths)
 
-    def at(self, places: Iterable[int]) -> "Items":
+    def at(self, places: Iterable[int]) -> "Inputs":
         return self.of([self.paths[place] for place in places])
 
-    def of(self, paths: list[str]) -> "Items":
+    def of(self, paths: list[str]) -> "Inputs":
         """Some of the inputs."""
         names = {path: self.names[path] for path in paths if path in self.names} if self.names else {}
-        return Items(paths, self.root, self.current, names)
+        return Inputs(paths, self.root, self.current, names)
 
-    def item(self, path: str) -> Item:
-        return Item(path, "".join(self.below_root(path)), self.name(path))
+    def item(self, path: str) -> Input:
+        return Input(path, "".join(self.below_root(path)), self.name(path))
 
     def name(self, path: str) -> str:
         """That of the outputs."""
@@ -100,7 +100,7 @@ class Items(Sequence[Item]):
         return [place for place, path in enumerate(self.paths) if is_video(path)]
 
 
-def find_items(inputs: Iterable[str], without: str | None = None) -> Items:
+def find_inputs(inputs: Iterable[str], without: str | None = None) -> Inputs:
     """All images and videos of the inputs, each once, in their order; those of a folder are sorted.
 
     Outputs are named by the path below the deepest folder that contains all inputs. without: a folder to leave out, the
@@ -114,7 +114,7 @@ def find_items(inputs: Iterable[str], without: str | None = None) -> Items:
             raise InputError(f"no image or video found in {given}")
         found += paths
         tops += folders
-    return items_of(found, common_root(tops))
+    return inputs_of(found, common_root(tops))
 
 
 def expand(given: str, without: str | None) -> tuple[list[str], list[str]]:
@@ -200,9 +200,9 @@ def common_root(folders: list[str]) -> str:
         return ""
 
 
-def items_of(paths: list[str], root: str) -> Items:
+def inputs_of(paths: list[str], root: str) -> Inputs:
     """The paths as items with names that differ, each file once."""
-    items = Items(paths, root, os.getcwd())
+    items = Inputs(paths, root, os.getcwd())
     suspects = alike(paths, items.below_root)
     if not len(suspects):  # as almost always, and then no path occurs twice
         return items

@@ -10,7 +10,7 @@ import numpy as np
 
 from proxyclip.errors import InputError
 from proxyclip.export import find_format
-from proxyclip.folder.inputs import Item, Items
+from proxyclip.folder.inputs import Input, Inputs
 from proxyclip.folder.storage import Folder, Store, open_storage
 from proxyclip.images import MAX_PIXELS
 from proxyclip.vocabulary import Vocabulary
@@ -20,23 +20,23 @@ RECORD = "segment.json"  # what the outputs of a folder were made with
 VIDEOS = "videos"
 
 
-class Todo(NamedTuple):
+class PendingInput(NamedTuple):
     """An item that is not finished. missing: the formats that it still needs. video: whether an overlay video is."""
 
-    item: Item
+    item: Input
     missing: tuple[str, ...]
     video: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Todos(Sequence[Todo]):
-    """Items that are not finished; slices hold only what they need, and can be pickled.
+class PendingInputs(Sequence[PendingInput]):
+    """Inputs that are not finished; slices hold only what they need, and can be pickled.
 
     formats: of images; frame_formats: of the frames of videos. missing: (N) uint32, the bit k is set if the k-th format
     is missing; the bit after the last of `frame_formats` if an overlay video is.
     """
 
-    items: Items
+    items: Inputs
     formats: tuple[str, ...]
     frame_formats: tuple[str, ...]
     missing: np.ndarray
@@ -45,26 +45,26 @@ class Todos(Sequence[Todo]):
         return len(self.items)
 
     @overload
-    def __getitem__(self, place: int) -> Todo: ...
+    def __getitem__(self, place: int) -> PendingInput: ...
     @overload
-    def __getitem__(self, place: slice) -> "Todos": ...
+    def __getitem__(self, place: slice) -> "PendingInputs": ...
     def __getitem__(self, place):
         if isinstance(place, slice):
-            return Todos(self.items[place], self.formats, self.frame_formats, self.missing[place].copy())
-        return self.todo(self.items[place], int(self.missing[place]))
+            return PendingInputs(self.items[place], self.formats, self.frame_formats, self.missing[place].copy())
+        return self.pending_input(self.items[place], int(self.missing[place]))
 
-    def __iter__(self) -> Iterator[Todo]:
-        return map(self.todo, self.items, map(int, self.missing))
+    def __iter__(self) -> Iterator[PendingInput]:
+        return map(self.pending_input, self.items, map(int, self.missing))
 
-    def at(self, places: np.ndarray) -> "Todos":
-        return Todos(self.items.at(places), self.formats, self.frame_formats, self.missing[places])
+    def at(self, places: np.ndarray) -> "PendingInputs":
+        return PendingInputs(self.items.at(places), self.formats, self.frame_formats, self.missing[places])
 
-    def todo(self, item: Item, missing: int) -> Todo:
+    def pending_input(self, item: Input, missing: int) -> PendingInput:
         formats = self.frame_formats if item.is_video else self.formats
         kinds = tuple(kind for bit, kind in enumerate(formats) if missing >> bit & 1)
-        return Todo(item, kinds, item.is_video and bool(missing >> len(formats)))
+        return PendingInput(item, kinds, item.is_video and bool(missing >> len(formats)))
 
-    def parted(self) -> tuple["Todos", "Todos"]:
+    def parted(self) -> tuple["PendingInputs", "PendingInputs"]:
         """The images and the videos."""
         videos = np.zeros(len(self), bool)
         videos[self.items.videos] = True
@@ -110,7 +110,7 @@ class Job:
         names = dict.fromkeys((*self.formats, *self.frame_formats))
         return {name: find_format(name, self.vocabulary.names) for name in names}
 
-    def formats_of(self, items: Items) -> list[str]:
+    def formats_of(self, items: Inputs) -> list[str]:
         """All formats that some of the items have."""
         videos = len(items.videos)
         return list(dict.fromkeys((*self.formats * (videos < len(items)), *self.frame_formats * (videos > 0))))
@@ -135,7 +135,7 @@ class Job:
         """Lists the formats in which all frames of a video are finished."""
         return f"{PARTS}/{VIDEOS}/{name}.json"
 
-    def todo(self, items: Items) -> Todos:
+    def pending_inputs(self, items: Inputs) -> PendingInputs:
         """The items that are not finished; the outputs of one format are listed at a time."""
         missing = np.full(len(items), (1 << len(self.formats)) - 1, np.uint32)
         for bit, kind in enumerate(self.formats):
@@ -148,25 +148,25 @@ class Job:
             there = self.storage.names(VIDEOS), self.storage.names(f"{PARTS}/{VIDEOS}")
             missing[videos] = [self.missing_of_video(items[place].name, *there) for place in videos]
         left = np.flatnonzero(missing)
-        todos = Todos(items, self.formats, self.frame_formats, missing)
-        return todos if len(left) == len(items) else todos.at(left)
+        pending = PendingInputs(items, self.formats, self.frame_formats, missing)
+        return pending if len(left) == len(items) else pending.at(left)
 
     def missing_of_video(self, name: str, videos: set[str], parts: set[str]) -> int:
-        """In bits, see `Todos`. videos, parts: the files in the folders of videos and of their parts."""
+        """In bits, see `PendingInputs`. videos, parts: the files in the folders of videos and of their parts."""
         finished = json.loads(self.storage.read(self.marker_path(name))) if f"{name}.json" in parts else []
         bits = sum(1 << bit for bit, kind in enumerate(self.frame_formats) if kind not in finished)
         return bits | (f"{name}.mp4" not in videos) << len(self.frame_formats)
 
-    def left_of(self, todos: Todos) -> Todos:
+    def left_of(self, pending: PendingInputs) -> PendingInputs:
         """Those of the items that are not finished by now; the frames of videos are looked up when they are read."""
-        missing = todos.missing.copy()
-        for place, (item, kinds, _) in enumerate(todos):
+        missing = pending.missing.copy()
+        for place, (item, kinds, _) in enumerate(pending):
             if not item.is_video:
                 there = {kind for kind in kinds if self.storage.has(self.path(kind, item.name))}
                 missing[place] &= ~np.uint32(sum(1 << self.formats.index(kind) for kind in there))
-        return replace(todos, missing=missing).at(np.flatnonzero(missing))
+        return replace(pending, missing=missing).at(np.flatnonzero(missing))
 
-    def frames_there(self, item: Item) -> set[str]:
+    def frames_there(self, item: Input) -> set[str]:
         """All files of a video's frames."""
         folders = {self.path(kind, item.name).rpartition(self.encoders[kind].SUFFIX)[0] for kind in self.frame_formats}
         folders.add(self.frame_path(item.name).removesuffix(".jpg"))

@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterator
 
 from proxyclip.errors import InputError
-from proxyclip.folder.job import Job, Todos
+from proxyclip.folder.job import Job, PendingInputs
 from proxyclip.folder.stream import Report, segment_all
 
 BATCH = 32  # images that an actor takes at a time
 CORES = 2  # of an actor without a GPU
 
 
-def run_on_ray(job: Job, todos: Todos, address: str, processes: int | None) -> Iterator[Report]:
+def run_on_ray(job: Job, pending: PendingInputs, address: str, processes: int | None) -> Iterator[Report]:
     """The reports of all images and frames, as they are finished.
 
     address: of the cluster, as `ray.init` takes it; "local" starts one on this machine. processes: actors (default: one
@@ -32,9 +32,9 @@ def run_on_ray(job: Job, todos: Todos, address: str, processes: int | None) -> I
         actors = processes or gpus or max(1, int(held.get("CPU", 1)) // CORES)
         needs = {"num_gpus": min(1, gpus / actors)} if gpus else {"num_cpus": 1}
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
-        places = ray.data.range(len(todos), override_num_blocks=blocks(len(todos), actors))  # rows {"id": place}
+        places = ray.data.range(len(pending), override_num_blocks=blocks(len(pending), actors))  # rows {"id": place}
         reports = places.map_batches(
-            Actor, fn_constructor_args=(job, todos), compute=pool, batch_size=BATCH, batch_format="numpy", **needs
+            Actor, fn_constructor_args=(job, pending), compute=pool, batch_size=BATCH, batch_format="numpy", **needs
         )
         for row in reports.iter_rows():
             yield Report(row["path"], row["problem"])
@@ -66,11 +66,11 @@ def require_ray():
 class Actor:
     """A model that segments one batch of items after the other."""
 
-    def __init__(self, job: Job, todos: Todos):
-        self.job, self.todos, self.model = job, todos, job.model.plan().build()
+    def __init__(self, job: Job, pending: PendingInputs):
+        self.job, self.pending, self.model = job, pending, job.model.plan().build()
 
     def __call__(self, batch: dict) -> dict:
         """batch: {"id": the places of some items}."""
-        todos = self.job.left_of(self.todos.at(batch["id"]))
-        reports = list(segment_all(self.job, self.model, todos, workers=0))
+        pending = self.job.left_of(self.pending.at(batch["id"]))
+        reports = list(segment_all(self.job, self.model, pending, workers=0))
         return {"path": [report.path for report in reports], "problem": [report.problem for report in reports]}

@@ -15,8 +15,8 @@ import cv2
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.evaluation.ranks import Ranks, rank_device, start_ranks
-from proxyclip.folder.inputs import Items
-from proxyclip.folder.job import Job, Todo, Todos
+from proxyclip.folder.inputs import Inputs
+from proxyclip.folder.job import Job, PendingInput, PendingInputs
 from proxyclip.folder.on_ray import run_on_ray
 from proxyclip.folder.stream import FAILED, IF_KILLED, Failures, Report, Share, finish, write_failed
 from proxyclip.folder.video import examine
@@ -26,23 +26,23 @@ MOST_LISTED = 10  # failures that are printed
 
 
 class Means(NamedTuple):
-    """What a job runs on. processes, workers: see `crew_for`. ray: the address of a cluster to use instead."""
+    """What a job runs on. processes, workers: see `choose_processes`. ray: the address of a cluster to use instead."""
 
     processes: int | None = None
     workers: int | None = None
     ray: str | None = None
 
 
-def run_job(job: Job, items: Items, device, means: Means) -> bool:
+def run_job(job: Job, items: Inputs, device, means: Means) -> bool:
     """Segments what is missing, and says what was done; whether there were failures.
 
     device: of the model, a torch.device. Started by torchrun, each process segments its share of the items, and the
     first one finishes the job. Raises InputError where nothing can go on.
     """
     with start_ranks(advice=IF_KILLED) as ranks:
-        todos = job.todo(ranks.share(items))
+        pending = job.pending_inputs(ranks.share(items))
         failures = Failures(job, write=ranks.is_main)
-        for report in with_bar(reports_of(job, todos, device, means, ranks), todos, ranks):
+        for report in with_bar(reports_of(job, pending, device, means, ranks), pending, ranks):
             if report.problem:
                 failures.add(report)
         failed = [report for reports in ranks.gather(failures.reports) for report in reports]  # waits for the others
@@ -54,26 +54,26 @@ def run_job(job: Job, items: Items, device, means: Means) -> bool:
     return bool(failed)
 
 
-def reports_of(job: Job, todos: Todos, device, means: Means, ranks: Ranks) -> Iterator[Report]:
+def reports_of(job: Job, pending: PendingInputs, device, means: Means, ranks: Ranks) -> Iterator[Report]:
     """The reports of this process and those it starts."""
     if means.ray is not None:
-        return run_on_ray(job, todos, means.ray, means.processes)
+        return run_on_ray(job, pending, means.ray, means.processes)
     if ranks.world > 1:
-        return run(job, todos, Crew((rank_device(str(device)),), 0, means.workers or 0))
-    return run(job, todos, crew_for(device, len(todos), means.processes, means.workers))
+        return run(job, pending, ProcessSetup((rank_device(str(device)),), 0, means.workers or 0))
+    return run(job, pending, choose_processes(device, len(pending), means.processes, means.workers))
 
 
-def with_bar(reports: Iterator[Report], todos: Todos, ranks: Ranks) -> Iterator[Report]:
+def with_bar(reports: Iterator[Report], pending: PendingInputs, ranks: Ranks) -> Iterator[Report]:
     if not ranks.is_main:
         return reports
-    images, videos = todos.parted()
+    images, videos = pending.parted()
     return progress_bar(reports, len(images) + sum(map(frames_in, videos)), "segmenting", "image")
 
 
-def frames_in(todo: Todo) -> int:
+def frames_in(pending_input: PendingInput) -> int:
     """An estimate of the frames of a video, for the progress bar."""
     try:
-        return examine(todo.item.path).frames
+        return examine(pending_input.item.path).frames
     except (InputError, NotFound):  # reported when its turn comes
         return 1
 
@@ -97,7 +97,7 @@ KILLED = f"a process was killed, possibly out of memory; {IF_KILLED}, with fewer
 READERS = 8  # worker processes for each GPU, at most
 
 
-class Crew(NamedTuple):
+class ProcessSetup(NamedTuple):
     """devices: of each process (None: that of the model). threads: of each on a CPU. workers: that read for each.
     forks: whether the processes are forked, after the model is loaded; an accelerator does not survive that."""
 
@@ -107,7 +107,7 @@ class Crew(NamedTuple):
     forks: bool = False
 
 
-def crew_for(device, images: int, processes: int | None, workers: int | None) -> Crew:
+def choose_processes(device, images: int, processes: int | None, workers: int | None) -> ProcessSetup:
     """The processes for so many images on a device (a torch.device).
 
     processes, workers: as asked for, or None. On a CPU, a few processes with a share of the cores each are faster than
@@ -125,20 +125,20 @@ def crew_for(device, images: int, processes: int | None, workers: int | None) ->
     if workers is None:
         workers = 0 if device.type == "cpu" else min(READERS, max(1, cores() // count - 1))
     forks = device.type == "cpu" and sys.platform == "linux"
-    return Crew(devices, threads_each(count), workers, forks)
+    return ProcessSetup(devices, threads_each(count), workers, forks)
 
 
-def run(job: Job, todos: Todos, crew: Crew) -> Iterator[Report]:
+def run(job: Job, pending: PendingInputs, setup: ProcessSetup) -> Iterator[Report]:
     """The reports of all images, in the order in which they are finished. Closing it early ends the processes."""
-    count = len(crew.devices)
+    count = len(setup.devices)
     shares = [
-        Share(job, todos[place::count], device, crew.threads, crew.workers, loud=not place)
-        for place, device in enumerate(crew.devices)
+        Share(job, pending[place::count], device, setup.threads, setup.workers, loud=not place)
+        for place, device in enumerate(setup.devices)
     ]
     if count == 1:
         return shares[0]()
-    shares = [share for share in shares if share.todos]
-    if crew.forks and job.model.options.get("backend") != "openvino":  # its threads would be missing after the fork
+    shares = [share for share in shares if share.pending]
+    if setup.forks and job.model.options.get("backend") != "openvino":  # its threads would be missing after the fork
         return receive_all(fork_all(job, shares))
     return receive_all([ShareProcess(share, "spawn") for share in shares])
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from proxyclip.errors import InputError, NotFound
 from proxyclip.export.record import ImageRecord
-from proxyclip.folder.inputs import Item, Items
-from proxyclip.folder.job import Job, Todo, Todos
+from proxyclip.folder.inputs import Input, Inputs
+from proxyclip.folder.job import Job, PendingInput, PendingInputs
 from proxyclip.folder.storage import is_address, read_address
 from proxyclip.folder.video import encode_video, examine, frame_name, frame_picture, frames_of
 from proxyclip.images import open_image, read_image, rgb_from_pillow
@@ -53,7 +53,7 @@ class Share:
     """
 
     job: Job
-    todos: Todos
+    pending: PendingInputs
     device: str | None = None
     threads: int = 0
     workers: int = 0
@@ -72,10 +72,10 @@ class Share:
             else:
                 warnings.simplefilter("ignore")
             model = self.job.model.on(self.device).plan().build() if model is None else model
-            yield from segment_all(self.job, model, self.todos, self.workers)
+            yield from segment_all(self.job, model, self.pending, self.workers)
 
 
-def segment_all(job: Job, model, todos: Todos, workers: int) -> Iterator[Report]:
+def segment_all(job: Job, model, pending: PendingInputs, workers: int) -> Iterator[Report]:
     """Segments the items with a loaded model; a report for each image and frame, when its files are written."""
     segmented, failed = deque(), deque()  # those whose windows are being scored, oldest first; reports of problems
     given = deque()  # names of images that were handed over
@@ -94,9 +94,9 @@ def segment_all(job: Job, model, todos: Todos, workers: int) -> Iterator[Report]
             yield given.popleft()
 
     if model.refinement is not None:
-        model.refinement.check(todo.item.name for todo in todos if not todo.item.is_video)
-    with load_all(job, todos, workers) as stream, Writers(job) as writers:
-        every = any(job.encoders[kind].PROBABILITIES for kind in todos.kinds())
+        model.refinement.check(pending_input.item.name for pending_input in pending if not pending_input.item.is_video)
+    with load_all(job, pending, workers) as stream, Writers(job) as writers:
+        every = any(job.encoders[kind].PROBABILITIES for kind in pending.kinds())
         calling = job.calling | {"batch_windows": job.batch_windows, "max_pixels": job.max_pixels}
         calling["probabilities"] = job.vocabulary.names if every else ()
         for result in model.segment_each(images(stream), job.vocabulary, names=names(), **calling):
@@ -111,7 +111,7 @@ class Writers:
     """Writes results in threads, a few behind the model."""
 
     def __init__(self, job: Job):
-        self.job, self.threads, self.pending = job, ThreadPoolExecutor(WRITERS, "writing"), deque[Future]()
+        self.job, self.threads, self.writing = job, ThreadPoolExecutor(WRITERS, "writing"), deque[Future]()
 
     def __enter__(self) -> "Writers":
         return self
@@ -121,13 +121,13 @@ class Writers:
 
     def write(self, loaded: Loaded, result: Segmentation) -> Iterator[Report]:
         """Starts to write one result, and reports on earlier ones; raises their errors."""
-        self.pending.append(self.threads.submit(self.save, loaded, result))
-        while len(self.pending) > 2 * WRITERS or (self.pending and self.pending[0].done()):
-            yield self.pending.popleft().result()
+        self.writing.append(self.threads.submit(self.save, loaded, result))
+        while len(self.writing) > 2 * WRITERS or (self.writing and self.writing[0].done()):
+            yield self.writing.popleft().result()
 
     def finish(self) -> Iterator[Report]:
-        while self.pending:
-            yield self.pending.popleft().result()
+        while self.writing:
+            yield self.writing.popleft().result()
 
     def save(self, loaded: Loaded, result: Segmentation) -> Report:
         job, record = self.job, loaded.record
@@ -143,13 +143,13 @@ class Writers:
 
 
 @contextmanager
-def load_all(job: Job, todos: Todos, workers: int) -> Iterator[Iterator[Loaded]]:
+def load_all(job: Job, pending: PendingInputs, workers: int) -> Iterator[Iterator[Loaded]]:
     """All images, then all frames of videos that are not finished; its workers end with the block."""
     from proxyclip.evaluation.reading import one_ahead, read_ahead  # here: it needs torch
 
-    todo_images, videos = todos.parted()
-    images, order = Images(todo_images, job.max_pixels), range(len(todo_images))
-    frames = one_ahead(frame for todo in videos for frame in load_frames(job, todo))
+    pending_images, videos = pending.parted()
+    images, order = Images(pending_images, job.max_pixels), range(len(pending_images))
+    frames = one_ahead(frame for pending_input in videos for frame in load_frames(job, pending_input))
     with read_ahead(images, order, workers=min(workers, len(order)), advice=IF_KILLED) as loaded, closing(frames):
         yield chain(loaded, frames)
 
@@ -157,13 +157,13 @@ def load_all(job: Job, todos: Todos, workers: int) -> Iterator[Iterator[Loaded]]
 class Images:
     """`images[index]` is image number `index`, read. Picklable."""
 
-    def __init__(self, todos: Todos, max_pixels: int):
-        self.todos, self.max_pixels = todos, max_pixels
+    def __init__(self, pending: PendingInputs, max_pixels: int):
+        self.pending, self.max_pixels = pending, max_pixels
 
     def __getitem__(self, index: int) -> Loaded:
-        todo = self.todos[index]
-        item = todo.item
-        loaded = Loaded(item.path, record_of(item), todo.missing)
+        pending_input = self.pending[index]
+        item = pending_input.item
+        loaded = Loaded(item.path, record_of(item), pending_input.missing)
         try:
             return loaded._replace(image=read_item(item.path, self.max_pixels))
         except (InputError, NotFound) as error:
@@ -178,14 +178,14 @@ def read_item(path: str, max_pixels: int) -> np.ndarray:
     return rgb_from_pillow(open_image(path, file=file), f"image {path}", max_pixels)
 
 
-def load_frames(job: Job, todo: Todo) -> Iterator[Loaded]:
+def load_frames(job: Job, pending_input: PendingInput) -> Iterator[Loaded]:
     """The frames of a video that are not finished."""
-    item, there = todo.item, job.frames_there(todo.item)
+    item, there = pending_input.item, job.frames_there(pending_input.item)
     try:
         for number, image in frames_of(item.path, job.frame_step, job.max_pixels):
             name = frame_name(item.name, number)
-            missing = tuple(kind for kind in todo.missing if job.path(kind, name) not in there)
-            overlay = todo.video and job.frame_path(name) not in there
+            missing = tuple(kind for kind in pending_input.missing if job.path(kind, name) not in there)
+            overlay = pending_input.video and job.frame_path(name) not in there
             if missing or overlay:
                 record = ImageRecord(name, f"{item.file_name}/{number}")
                 yield Loaded(item.path, record, missing, image, overlay)
@@ -193,14 +193,14 @@ def load_frames(job: Job, todo: Todo) -> Iterator[Loaded]:
         yield Loaded(item.path, record_of(item), (), problem=str(error))
 
 
-def record_of(item: Item) -> ImageRecord:
+def record_of(item: Input) -> ImageRecord:
     return ImageRecord(item.name, item.file_name)
 
 
 FAILED = "failed.jsonl"
 
 
-def finish(job: Job, items: Items, failed: Iterable[Report]) -> list[str]:
+def finish(job: Job, items: Inputs, failed: Iterable[Report]) -> list[str]:
     """Writes gathered files and videos; the names of those written, relative to `job.out`."""
     unusable = {report.path for report in failed}
     videos = [item for item in items.at(items.videos) if item.path not in unusable]
@@ -211,7 +211,7 @@ def finish(job: Job, items: Items, failed: Iterable[Report]) -> list[str]:
     return written
 
 
-def gather(job: Job, items: Items, frames: dict[Item, set[str]]) -> list[str]:
+def gather(job: Job, items: Inputs, frames: dict[Input, set[str]]) -> list[str]:
     written = []
     for kind in job.formats_of(items):
         encoder = job.encoders[kind]
@@ -222,7 +222,7 @@ def gather(job: Job, items: Items, frames: dict[Item, set[str]]) -> list[str]:
     return written
 
 
-def parts_of(job: Job, kind: str, items: Items, frames: dict[Item, set[str]]) -> Iterator[bytes]:
+def parts_of(job: Job, kind: str, items: Inputs, frames: dict[Input, set[str]]) -> Iterator[bytes]:
     """The file of each image in a format, in the order of the inputs; those that failed have none."""
     for item in items:
         if item.is_video:
@@ -237,7 +237,7 @@ def parts_of(job: Job, kind: str, items: Items, frames: dict[Item, set[str]]) ->
                 continue
 
 
-def finish_video(job: Job, item: Item, there: set[str]) -> list[str]:
+def finish_video(job: Job, item: Input, there: set[str]) -> list[str]:
     """Makes the video of the frames' overlays, unless it exists, and removes them."""
     path, written = job.video_path(item.name), []
     folder = job.frame_path(item.name).removesuffix(".jpg") + "/"
