@@ -423,3 +423,7 @@ def test_to_tensor():
     assert tensor.shape == (3, 24, 37)
     assert tensor.dtype == torch.float32
     assert tensor[1, 5, 7] == torch.tensor(image[5, 7, 1] / 255, dtype=torch.float32)
+
+
+def test_scaled_sides_are_rounded():
+    assert scaled_size(37, 61, 336) == (336, 554) and scaled_size(95, 143, 41) == (41, 62)

@@ -477,3 +477,8 @@ def test_a_folder_without_a_clip(tmp_path):
     for used in (load_clip.image_encoder, load_clip.load):
         with pytest.raises(NotFound, match=r"no open_clip_config\.json"):
             used(str(tmp_path))
+
+
+def test_multiple_0_pads_to_whole_patches_of_clip():
+    model = proxyclip.load("mini", multiple=0, device="cpu")
+    assert model.windows.multiple == model.clip.patch_size > 1
