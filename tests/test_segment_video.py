@@ -107,7 +107,7 @@ def test_an_interrupted_video_goes_on(clip, tmp_path, monkeypatch):
     segment_here("clip.mp4", "--out", "out")
     assert len(seen) == 1
     frames = (np.array(frames_in(f"{out}/videos/clip.mp4"), int) for out in ("out", "whole"))
-    assert abs(np.subtract(*frames)).max() <= 8  # the encoder's threads do not always agree to the last bit
+    assert abs(np.subtract(*frames)).mean() < 1  # the encoder's threads do not always agree to the last bit
 
 
 @pytest.mark.parametrize(
