@@ -124,7 +124,7 @@ def test_two_hundred_scenes_a_second():
 
     starts = (30_000, 30_050, 30_100)
     ratios = [seconds(lambda: [scenes.draw(start + k) for k in range(50)]) / seconds(other_work) for start in starts]  # noqa: B023
-    assert min(ratios) < 20  # 7 to 12, by processor
+    assert min(ratios) < 20  # 10.8 to 11.5 on the processor that this was last raised for
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", True, None])

@@ -107,7 +107,8 @@ def test_an_interrupted_video_goes_on(clip, tmp_path, monkeypatch):
     segment_here("clip.mp4", "--out", "out")
     assert len(seen) == 1
     frames = (np.array(frames_in(f"{out}/videos/clip.mp4"), int) for out in ("out", "whole"))
-    assert abs(np.subtract(*frames)).mean() < 1  # the encoder's threads do not always agree to the last bit
+    # The encoder's threads do not always agree to the last bit; another frame in one's place differs by 6 or more.
+    assert abs(np.subtract(*frames)).mean(axis=(1, 2, 3)).max() < 1
 
 
 @pytest.mark.parametrize(
